@@ -29,6 +29,7 @@ from gguf_samples import write_tiny_llama
 
 import slmchat
 from slmchat import Model, SlmError
+from slmchat.api.options import CompletionOptions, LoadOptions, SamplingOptions
 from slmchat.api.schema_types import schema_of_class
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.catalog.sources import Unreachable
@@ -728,6 +729,12 @@ class TestWrongTypes:
         sampler = engine.samplers[0]
         assert (engine.limits[0].max_tokens, sampler.seed, sampler.temperature) == (1, 3, 0.5)
 
+    def test_a_type_of_another_library_is_named_with_it(self, model: Model) -> None:
+        import numpy
+
+        error = _refused(lambda: model.complete("Hi", raw=numpy.bool_(True)))  # type: ignore[arg-type]
+        assert error.message.startswith("raw must be True or False, not a value of type numpy.bool")
+
     def test_hints_name_parameters_and_leave_commands_alone(self, model: Model, engine: FakeEngine) -> None:
         def failing(hint: str) -> Iterator[str]:
             yield "a"
@@ -750,6 +757,15 @@ class TestWrongTypes:
                 for way in (pickle.dumps, copy.copy):
                     error = _refused(partial(way, thing))
                     assert error.message.startswith(f"a {type(thing).__name__} cannot be pickled or copied: ")
+
+    @pytest.mark.parametrize(
+        ("function", "options"),
+        [(Model.complete, CompletionOptions), (Model.chat, SamplingOptions), (slmchat.load, LoadOptions)],
+    )
+    def test_help_names_every_keyword(self, function: Callable[..., object], options: type) -> None:
+        """`help()` and a notebook show the signature, where they all are one `**options`."""
+        told = function.__doc__ or ""
+        assert [name for name in options.__annotations__ if f"`{name}`" not in told] == []
 
     def test_chats_and_streams_say_what_they_are(self, model: Model) -> None:
         with model.chat(messages=[("user", "Hi"), ("assistant", "Hello")]) as chat:

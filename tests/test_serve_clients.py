@@ -126,6 +126,18 @@ class TestPydanticAi:
         engine.replies = [['{"name": "Rex", "age": 3}']]
         assert Agent(model, output_type=NativeOutput(Pet)).run_sync("A dog?").output == Pet(name="Rex", age=3)
 
+    def test_an_output_of_a_type_beside_a_tool(self, model: object, engine: FakeEngine) -> None:
+        from pydantic_ai import Agent, NativeOutput
+
+        agent = Agent(model, output_type=NativeOutput(Pet))
+
+        @agent.tool_plain
+        def weather(city: str) -> str:
+            return "sun"
+
+        engine.replies = [[CALL], ['{"name": "Rex", "age": 3}']]
+        assert agent.run_sync("A dog in Oslo?").output == Pet(name="Rex", age=3)
+
 
 class TestCurl:
     def _curl(self, *arguments: str) -> str:

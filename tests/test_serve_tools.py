@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from gguf_samples import PHI3_TEMPLATE
 from serving import NAME, Serving, random_weights
 
 from slmchat.errors import SlmError
+from slmchat.generation.call_notation import HERMES
+from slmchat.generation.structured import of_any_json
 from slmchat.generation.tools import CallMode, CallSplitter, Tool, Toolbox, ToolCall, split
 
 if TYPE_CHECKING:
@@ -183,7 +186,6 @@ class TestApi:
             ({"tools": [{"type": "function", "function": {"name": "a", "parameters": {"type": 1}}}]}, "tools"),
             ({"tools": [CLOCK], "tool_choice": "maybe"}, "tool_choice"),
             ({"tools": [CLOCK], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),
-            ({"tools": [CLOCK], "response_format": {"type": "json_object"}}, "response_format"),
             ({"messages": [*SAID, {"role": "tool", "tool_call_id": "no", "content": "x"}]}, "messages[1]"),
             ({"messages": [*SAID, {"role": "assistant", "tool_calls": [1]}, *SAID]}, "messages[1].tool_calls"),
         ],
@@ -191,6 +193,83 @@ class TestApi:
     def test_what_cannot_be_used_is_named(self, server: Serving, fields: dict[str, object], param: str) -> None:
         reply = server.chat(**fields)
         assert (reply.status, reply.json["error"]["param"]) == (400, param)
+
+
+FORMAT: Any = {
+    "type": "json_schema",
+    "json_schema": {"name": "said", "schema": {"type": "object", "properties": {"a": {"type": "string"}}}},
+}
+# a mark in a text of the answer begins no call
+ANSWER = ['{"a": "', CALL[:7], '<tool_call>x"', "}"]
+
+
+class TestWithAFormat:
+    """`response_format` beside tools, as agents send it: calls first, in the end an answer in the format."""
+
+    def _asked(self, server: Serving, **fields: object) -> Any:
+        return server.chat("Weather?", tools=[WEATHER], response_format=FORMAT, **fields)
+
+    def test_an_answer_is_in_the_format(self, server: Serving, engine: FakeEngine) -> None:
+        engine.replies = [ANSWER] * 2
+        (choice,) = self._asked(server).json["choices"]
+        assert choice["message"]["content"] == "".join(ANSWER) and choice["finish_reason"] == "stop"
+        assert "When you call none: Answer with JSON that has these fields: a" in engine.prompts[0]
+        deltas = [event["choices"][0]["delta"] for event in self._asked(server, stream=True).events[:-1]]
+        assert "".join(delta.get("content") or "" for delta in deltas) == "".join(ANSWER)
+
+    def test_a_call_is_a_call(self, server: Serving, engine: FakeEngine) -> None:
+        engine.replies = [[CALL[:5], CALL[5:]]] * 3
+        assert self._asked(server).json["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "weather"
+        events = self._asked(server, stream=True).events
+        assert [e["choices"][0]["finish_reason"] for e in events[:-1]][-1] == "tool_calls"
+        assert self._asked(server, tool_choice="required").status == 200
+        assert "When you call none" not in engine.prompts[2]
+
+    def test_behind_a_result_it_is_told_again(self, server: Serving, engine: FakeEngine) -> None:
+        engine.replies = [["{}"]] * 2
+        call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+        messages = [*SAID, {"role": "assistant", "tool_calls": [call]}]
+        messages.append({"role": "tool", "tool_call_id": "a", "content": "sun"})
+        for fields in ({"response_format": FORMAT}, {}):
+            server.post("/v1/chat/completions", {"messages": messages, "tools": [WEATHER], **fields})
+        with_format, without = (prompt.rpartition("</tool_response>")[2] for prompt in engine.prompts)
+        assert "Answer with JSON that has these fields: a" in with_format and "JSON" not in without
+
+    def test_an_answer_that_is_not_right_is_an_error(self, server: Serving, engine: FakeEngine) -> None:
+        engine.replies = [['{"a": 3}']]
+        reply = self._asked(server)
+        assert (reply.status, reply.json["error"]["code"]) == (500, "response_format_not_met")
+
+    def test_an_answer_that_was_begun_cannot_get_one(self, server: Serving) -> None:
+        messages = [*SAID, {"role": "assistant", "content": "Well"}]
+        asked = {"messages": messages, "tools": [WEATHER], "response_format": FORMAT}
+        assert server.post("/v1/chat/completions", asked).json["error"]["param"] == "response_format"
+
+    def test_calls_without_a_mark_would_begin_as_the_answer_does(self) -> None:
+        without = replace(HERMES, first='{"name": "', between=None)
+        assert not without.mark
+        box = Toolbox((Tool("f"),), answer=of_any_json())
+        assert box.in_notation(without).notation == HERMES
+        assert Toolbox((Tool("f"),)).in_notation(without).notation == without
+
+    @pytest.mark.real
+    def test_random_weights_keep_to_one_or_the_other(self, tmp_path: Path) -> None:
+        with random_weights(tmp_path, PHI3_TEMPLATE) as (client, name):
+            for seed in range(6):
+                done = client.chat.completions.create(
+                    model=name,
+                    messages=SAID,
+                    tools=[CLOCK],
+                    response_format={
+                        "type": "json_schema",
+                        "json_schema": {"name": "x", "schema": {"enum": ["<tool_call>", 3]}},
+                    },
+                    seed=seed,
+                    temperature=2,
+                    max_tokens=300,
+                )
+                message = done.choices[0].message
+                assert message.tool_calls or json.loads(message.content or "") in ("<tool_call>", 3)
 
 
 @pytest.mark.real

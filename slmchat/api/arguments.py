@@ -82,4 +82,6 @@ def _items(value: object, name: str, wanted: str) -> list[object]:
 def _named(value: object) -> str:
     if value is None or isinstance(value, (bool, int, float)):
         return repr(value)[:40]
-    return f"a value of type {type(value).__name__}"
+    kind = type(value)
+    place = "" if kind.__module__ == "builtins" else f"{kind.__module__}."  # NumPy has a bool, too
+    return f"a value of type {place}{kind.__name__}"

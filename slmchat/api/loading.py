@@ -48,7 +48,8 @@ def load(
 
     `ctx`: the context window in tokens; None: what suits this device, at most 8,192. `threads`: exactly so many; None:
     as many as there are free cores. `gpu_layers`: None: as suits the GPU, if there is one. `seed`: for every answer
-    that is not given another. `rare`: see `LoadOptions`.
+    that is not given another. `rare`: `kv_type` ("f16", "q8_0", "q4_0"), `mmproj` (the projector of
+    a model that sees), `lora` (adapters), `device` (GPUs, or "none"), `force` (although it does not fit).
     `reads_config`: settings that are not given here are those of config.toml and the SLM_* variables, and states of the
     KV cache are kept on the disk as the commands keep them. Without it only SLM_HOME counts, and nothing is written
     (but what was found out about llama.cpp itself, on a machine where that must be tried).

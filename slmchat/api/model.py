@@ -113,7 +113,10 @@ class Model:
         `system`: a system message. `images`: files, or the bytes of files, that a model with a projector is shown.
         `raw`: the prompt is continued as it is, without the chat template. `logprobs`: True for those of its tokens,
         a number (0 to 20) for so many alternatives beside each. `best_of`: so many answers side by side, of which the
-        one of the majority counts; the completion's `best_of` has the vote.
+        one of the majority counts (`vote`: of what); the completion's `best_of` has the vote.
+        How tokens are chosen and where the answer ends: `temperature`, `top_k`, `top_p`, `min_p`, `repeat_penalty`,
+        `seed`, `max_tokens`, `stop`, `think`, `think_budget`. What it has to look like: one of `schema`, `fields`,
+        `regex`, `grammar`, `json`.
         Raises `SlmError`: USAGE for options that cannot be used, CONTEXT when the prompt does not fit into the window,
         UNSATISFIED when neither of two answers is in the format that was asked for; TypeError for an unknown keyword.
         """
@@ -350,7 +353,8 @@ class Model:
 
         `messages`: what has been said before, as (role, text) or `{"role": ..., "content": TEXT}`. `on_overflow`: what
         to do when the conversation no longer fits: "fail" with `SlmError` (CONTEXT), "drop" the oldest exchanges or
-        "summarise" them.
+        "summarise" them. For all answers: `temperature`, `top_k`, `top_p`, `min_p`, `repeat_penalty`, `seed`,
+        `max_tokens`, `stop`, `think`, `think_budget`.
         """
         refuse_unknown(options, SamplingOptions, "chat")
         self._shared.check_answers()

@@ -9,7 +9,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from slmchat.engine.cancellable import Cancellable
 from slmchat.errors import ExitCode, SlmError
@@ -69,14 +69,15 @@ class Turns:
         """Wait for the turn. Raises `SlmError`: USAGE in a forked child, INTERRUPTED when it is cancelled before."""
         self.check_process()
         with self._changed:
-            self._line.append(turn)
             try:
+                self._line.append(turn)
                 self._changed.wait_for(lambda: turn.is_cancelled or self._is_next(turn))
                 if turn.is_cancelled:
                     raise SlmError("this was cancelled before it began.", exit_code=ExitCode.INTERRUPTED)
                 self._current = turn
             finally:
-                self._line.remove(turn)
+                with suppress(ValueError):  # Ctrl-C came before it stood there
+                    self._line.remove(turn)
                 self._changed.notify_all()
 
     def _is_next(self, turn: ModelTurn) -> bool:

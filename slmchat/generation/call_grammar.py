@@ -75,8 +75,16 @@ def _can_be_value(pairs: Pairs, schema: Any) -> bool:
 
 
 @lru_cache(maxsize=16)
-def gbnf(functions: tuple[tuple[str, str], ...], notation: CallNotation, most: int | None, *, is_required: bool) -> str:
+def gbnf(
+    functions: tuple[tuple[str, str], ...],
+    notation: CallNotation,
+    most: int | None,
+    *,
+    is_required: bool,
+    answer: str | None = None,
+) -> str:
     """The grammar for these functions: names, and their parameters as JSON text. `most`: calls in one answer.
+    `answer`: the schema, as JSON text, of an answer that calls none; None: any text. It needs a notation with a mark.
 
     Raises `SlmError` (USAGE) for parameters that cannot be used.
     """
@@ -96,7 +104,10 @@ def gbnf(functions: tuple[tuple[str, str], ...], notation: CallNotation, most: i
     behind = chain(Rule("call"), last) if most == 1 else chain(Rule("call"), more, last)
     calls = chain(Text(notation.first), behind)
     mark = notation.mark
-    if mark:
+    if answer is not None:
+        other = _Arguments(None, notation, "", rules, shared).of_json(json.loads(answer), "answer-")
+        rules["root"] = calls if is_required else choice([calls, other])
+    elif mark:
         rules.update(_text_without(mark, "text", calls))
         rules["root"] = calls if is_required else Rule("text-0")
     else:
@@ -126,7 +137,7 @@ class _Arguments:
         """From behind the name to the end of the arguments."""
         pairs, middle = self._notation.pairs, Text(self._notation.middle)
         if pairs is None:
-            return chain(middle, self._json(self._parameters, self._prefix))
+            return chain(middle, self.of_json(self._parameters, self._prefix))
         json_schema.to_grammar(self._parameters)  # raises for what is not a schema
         self._rules.update(_text_without(pairs.text_end, "value", EMPTY))
         properties = list(self._parameters.get("properties", {}).items())
@@ -154,12 +165,13 @@ class _Arguments:
     def _value(self, schema: Mapping[str, Any], prefix: str, pairs: Pairs) -> Node:
         if not is_text(schema):
             definitions = {key: self._parameters[key] for key in ("$defs", "definitions") if key in self._parameters}
-            return self._json({**schema, **definitions}, prefix)
+            return self.of_json({**schema, **definitions}, prefix)
         values = schema.get("enum", [schema["const"]] if "const" in schema else None)
         text = Rule("value-0") if values is None else choice([Text(value) for value in values])
         return chain(Text(pairs.quote), text, Text(pairs.quote))
 
-    def _json(self, schema: Any, prefix: str) -> Node:
+    def of_json(self, schema: Any, prefix: str) -> Node:
+        """A value of this schema."""
         made = json_schema.to_grammar(schema)
         for name, node in made.rules.items():
             if name in made.shared:

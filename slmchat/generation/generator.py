@@ -182,7 +182,8 @@ class Generator:
     def with_tools(self, request: PromptRequest, toolbox: Toolbox) -> PromptRequest:
         """The request with what the model is told of functions. Raises `SlmError` (USAGE) where it has no template."""
         words = layout_of(self.engine.info, is_raw=False).tool_words
-        return request.with_answers(toolbox.rewritten).with_system(toolbox.instruction(words))
+        told = request.with_answers(toolbox.rewritten).with_system(toolbox.instruction(words))
+        return told.with_behind(toolbox.behind(request.instruction))
 
     def _tell_of_thinking(self, sentence: str) -> None:
         """Once for a model: it has no switch."""

@@ -74,6 +74,12 @@ class PromptRequest:
         made.prefix = [Message(Role.SYSTEM, told), *rest]
         return made
 
+    def with_behind(self, text: str) -> "PromptRequest":
+        """The same with this text behind the last message; "": none."""
+        made = copy(self)
+        made.instruction = f"{self.instruction}\n\n{text}" if text else self.instruction
+        return made
+
     def with_answers(self, rewrite: Callable[[str], str]) -> "PromptRequest":
         """The same with the texts of earlier answers as `rewrite` has them."""
         made = copy(self)

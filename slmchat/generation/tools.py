@@ -18,6 +18,7 @@ from typing import Any
 from slmchat.conversation.thinking import overlap
 from slmchat.engine.requests import Constraint, ConstraintKind
 from slmchat.generation.call_notation import HERMES, NAME, PYTHON_TAG, CallNotation
+from slmchat.generation.structured import ResponseFormat
 from slmchat.lazy_dataclasses import dataclass
 
 __all__ = ["CLOSING", "NAME", "OPENING", "RESULT", "CallMode", "CallSplitter", "Tool", "ToolCall", "Toolbox", "split"]
@@ -82,13 +83,14 @@ class ToolCall:
 class Toolbox:
     """The functions of one request. `most`: calls in one answer, None: as many as the model likes.
 
-    `notation`: the one in which they are called.
+    `notation`: the one in which they are called. `answer`: the format (JSON) of an answer that calls none.
     """
 
     tools: tuple[Tool, ...]
     mode: CallMode = CallMode.AUTO
     most: int | None = None
     notation: CallNotation = HERMES
+    answer: ResponseFormat | None = None
 
     def in_notation(self, notation: CallNotation | None) -> "Toolbox":
         """The same in the notation of a model, where that can hold the arguments of all functions; None: it has none"""
@@ -96,11 +98,18 @@ class Toolbox:
 
         if notation is None or not all(can_hold(notation, tool.parameters or _NOTHING) for tool in self.tools):
             return self
+        if self.answer is not None and not notation.mark:  # calls without a mark begin as JSON does
+            return self
         return replace(self, notation=notation)
 
     def instruction(self, words: Callable[[Sequence[Mapping[str, Any]]], str | None] = lambda _tools: None) -> str:
         """What stands in the system message: the words of the model's makers where these are of the notation (`words`
-        has them for functions as OpenAI describes them), else slm's own."""
+        has them for functions as OpenAI describes them), else slm's own; then what an answer without a call is."""
+        told = self._of_functions(words)
+        behind = self.answer.instruction if self.answer is not None else ""
+        return f"{told}\n\nWhen you call none: {behind}" if behind else told
+
+    def _of_functions(self, words: Callable[[Sequence[Mapping[str, Any]]], str | None]) -> str:
         usual = words([Tool("f").described()]) or ""
         is_hermes = OPENING in usual and '"arguments"' in usual  # others write something else between these marks
         if is_hermes if self.notation == HERMES else usual:
@@ -131,13 +140,22 @@ class Toolbox:
         call = self.notation.written([("NAME", {"ARGUMENT": "VALUE"})])
         return f"write its name and the values of its arguments like this:\n{call}"
 
+    def behind(self, message: str) -> str:
+        """What stands behind the last message, as it does of a format without functions: where that is a result, since
+        a small model calls the same function again when nothing else is said."""
+        has_result = message.rstrip().endswith(RESULT[1])
+        return self.answer.instruction if self.answer is not None and has_result else ""
+
     def constraint(self) -> Constraint:
         """What an answer has to look like. Raises `SlmError` (USAGE) for parameters that cannot be used."""
         from slmchat.generation.call_grammar import gbnf
 
         functions = tuple((tool.name, json.dumps(tool.parameters or _NOTHING)) for tool in self.tools)
         is_required = self.mode is CallMode.REQUIRED
-        return Constraint(ConstraintKind.GRAMMAR, gbnf(functions, self.notation, self.most, is_required=is_required))
+        # any JSON has no text of its own
+        answer = None if self.answer is None else self.answer.constraint.text or '{"type": "object"}'
+        made = gbnf(functions, self.notation, self.most, is_required=is_required, answer=answer)
+        return Constraint(ConstraintKind.GRAMMAR, made)
 
     def is_text(self, name: str, key: str) -> bool:
         """Whether this argument of this function is a text."""
@@ -148,7 +166,7 @@ class Toolbox:
 
     def splitter(self) -> "CallSplitter":
         """What tells text from calls in an answer."""
-        return CallSplitter(self.notation, self.is_text)
+        return CallSplitter(self.notation, self.is_text, is_either=self.answer is not None)
 
     def rewritten(self, text: str) -> str:
         """An earlier answer, whose calls stand in the notation of Hermes, in the notation of this model."""
@@ -171,9 +189,15 @@ class CallSplitter:
     """
 
     def __init__(
-        self, notation: CallNotation = HERMES, is_text: Callable[[str, str], bool] = lambda _name, _key: False
+        self,
+        notation: CallNotation = HERMES,
+        is_text: Callable[[str, str], bool] = lambda _name, _key: False,
+        *,
+        is_either: bool = False,
     ) -> None:
-        """`is_text`: as `CallNotation.read` has it."""
+        """`is_text`: as `CallNotation.read` has it. `is_either`: an answer is text or calls, so that in a text a mark
+        means nothing."""
+        self._is_either = is_either
         self._notation = notation
         self._is_text = is_text
         self._held = ""
@@ -201,8 +225,14 @@ class CallSplitter:
         """The text that is certain; a call may begin behind it."""
         notation = self._notation
         mark = notation.mark or PYTHON_TAG
+        begun = self._held.lstrip()
+        if self._is_either and not (self._is_at_start and begun.startswith(mark)):
+            if self._is_at_start and mark.startswith(begun):  # it may be either
+                return ""
+            self._is_at_start = False
+            said, self._held = self._held, ""
+            return said
         if self._is_at_start and not notation.mark:
-            begun = self._held.lstrip()
             if begun.startswith("{"):
                 self._held, self._begins = begun, notation.first
             if not begun or self._begins:

@@ -94,6 +94,9 @@ class CompletionAnswer(OneAttempt, NullHandler):
             text, calls = split(done.text, self._toolbox)
         else:
             text, calls = done.text, []
+        answer = self._toolbox.answer if self._toolbox is not None else None
+        if answer is not None and not calls and not done.finish_reason.is_cut:
+            answer.value(text, done.finish_reason)  # raises for what is not right
         made = Made(text, done.thinking, calls, done.finish_reason, logprobs)
         if self._asked.is_streamed:
             self._send(self._records.end(made))

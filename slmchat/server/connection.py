@@ -11,6 +11,7 @@ import select
 import socket
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -98,6 +99,8 @@ class Connection:
 
     def _with_body(self, head: h11.Request) -> HttpRequest:
         self._is_head = head.method == b"HEAD"
+        if sum(len(name) + len(value) for name, value in head.headers) > _MOST_HEAD:  # h11 counts what is not whole yet
+            raise RefusedRequest(431, f"the headers are longer than {_MOST_HEAD >> 10} KiB.")
         told = next((int(value) for name, value in head.headers if name == b"content-length"), 0)
         if told > MOST_BODY:  # before it is sent, where the client waits to be told so
             raise _too_long()
@@ -163,7 +166,9 @@ class Connection:
         """A whole answer: JSON, or bytes as they are. Raises `Gone`."""
         data = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         kind = "text/plain; charset=utf-8" if isinstance(body, bytes) else "application/json"
-        self._begin(status, {"Content-Type": kind, "Content-Length": str(len(data)), **(headers or {})})
+        # where there never is a body, nothing is said of one (RFC 9110, 8.6)
+        told = {} if status == HTTPStatus.NO_CONTENT else {"Content-Type": kind, "Content-Length": str(len(data))}
+        self._begin(status, {**told, **(headers or {})})
         if data and not self._is_head:
             self._send(self._http.send(h11.Data(data=data)))
         self._send(self._http.send(h11.EndOfMessage()))

@@ -1,33 +1,28 @@
 """The requests of the API of OpenAI: what they ask, in slm's own terms.
 
-Knows: fields, their types and ranges, messages. Refuses to know: connections, models, answers (records.py).
+Knows: fields, their types and ranges. Refuses to know: messages (request_messages.py), connections, models, answers
+(records.py).
 
 A field that slm does not know is ignored, and named in the log; one that it knows with a value that cannot be used is
-an error that names the field. Pictures are taken from data URLs alone: a server that fetched one would have to reach
-out.
+an error that names the field.
 """
 
-import base64
-import binascii
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from slmchat import ranges
-from slmchat.conversation import pictures
-from slmchat.conversation.messages import Message, Role
-from slmchat.conversation.pictures import Picture
 from slmchat.engine.requests import Limits
 from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import SlmError
 from slmchat.generation import structured, tools
 from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.structured import ResponseFormat
-from slmchat.generation.tools import CallMode, Tool, Toolbox, ToolCall
+from slmchat.generation.tools import CallMode, Tool, Toolbox
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.ranges import Range
 from slmchat.server.fields import BadRequest, checked_flag, checked_list, checked_number, checked_object, model_named
+from slmchat.server.request_messages import conversation, request_of
 
 # As OpenAI has them.
 _MOST_STOPS = 16
@@ -90,12 +85,15 @@ def chat_request(body: object) -> ApiRequest:
     if not messages:
         raise BadRequest("messages must hold at least one message.", "messages")
     response_format, toolbox = _response_format(given.get("response_format")), _toolbox(given)
-    if response_format is not None and toolbox is not None:
-        raise BadRequest("response_format and tools cannot be combined.", "response_format")
-    request = _conversation(messages)
-    made = _asked(given, request, _KNOWN_OF_CHAT, is_raw=False, response_format=response_format)
+    request = conversation(messages)
     if toolbox is None:
-        return made
+        return _asked(given, request, _KNOWN_OF_CHAT, is_raw=False, response_format=response_format)
+    made = _asked(given, request, _KNOWN_OF_CHAT, is_raw=False)
+    if response_format is not None and toolbox.mode is not CallMode.REQUIRED:  # else there is no answer but calls
+        if request.answer:
+            raise BadRequest("an answer in a given format cannot go on with one that was cut.", "response_format")
+        toolbox = replace(toolbox, answer=response_format)
+        made = replace(made, limits=replace(made.limits, stop=()))  # they would cut through
     try:
         toolbox.constraint()  # as its model writes calls is seen later
     except SlmError as error:
@@ -117,7 +115,7 @@ def text_request(body: object) -> ApiRequest:
         raise BadRequest("suffix is not supported: an answer goes on behind the prompt alone.", "suffix")
     if not all(each.strip() for each in prompts):
         raise BadRequest("the prompt is empty.", "prompt")
-    first, *further = (_request(each, [], (), "") for each in prompts)
+    first, *further = (request_of(each, [], (), "") for each in prompts)
     return replace(_asked(given, first, _KNOWN_OF_TEXT, is_raw=True), further=tuple(further))
 
 
@@ -154,123 +152,6 @@ def _asked(
         ignored=tuple(sorted(name[:60] for name in given if name not in known | quiet)),
         thinking=_thinking(given),
     )
-
-
-# Messages
-
-
-def _conversation(messages: Sequence[object]) -> PromptRequest:
-    """The messages as a request: one system message at the beginning, then the sides in turn."""
-    system: list[str] = []
-    called: set[str] = set()
-    turns: list[Message] = []
-    for number, each in enumerate(messages):
-        place = f"messages[{number}]"
-        role, text, shown = _message(each, place, called)
-        if role is Role.SYSTEM:
-            system.append(text)
-        elif turns and turns[-1].role is role:  # many templates refuse two of one side
-            last = turns.pop()
-            are_results = text.startswith(tools.RESULT[0]) and last.text.endswith(tools.RESULT[1])
-            joined = ("\n" if are_results else "\n\n").join(part for part in (last.text, text) if part)
-            turns.append(Message(role, joined, pictures=(*last.pictures, *shown)))
-        else:
-            turns.append(Message(role, text, pictures=shown))
-    answer = turns.pop().text if turns and turns[-1].role is Role.ASSISTANT else ""
-    if not turns or turns[-1].role is not Role.USER:
-        raise BadRequest("messages must hold a message of the user.", "messages")
-    question = turns.pop()
-    if any(message.pictures for message in turns):
-        raise BadRequest("pictures are taken in the last message alone.", "messages")
-    head = [Message(Role.SYSTEM, "\n\n".join(system))] if any(text.strip() for text in system) else []
-    return _request(question.text, [*head, *turns], question.pictures, answer)
-
-
-def _request(text: str, head: Sequence[Message], shown: Sequence[Picture], answer: str) -> PromptRequest:
-    if not text.strip() and not shown:
-        raise BadRequest("the last message is empty.", "messages")
-    # braces stay what they are: there is no input that would take their place
-    return PromptRequest(text or " ", [], head, shown, answer=answer)
-
-
-_ROLES = {
-    "system": Role.SYSTEM,
-    "developer": Role.SYSTEM,
-    "user": Role.USER,
-    "assistant": Role.ASSISTANT,
-    "tool": Role.USER,  # what a function gave comes from this side
-}
-
-
-def _message(given: object, place: str, called: set[str]) -> tuple[Role, str, tuple[Picture, ...]]:
-    """Role, text and pictures of a message. `called`: ids of the calls so far, which results may name."""
-    if not isinstance(given, dict):
-        raise BadRequest(f"{place} must be an object.", place)
-    named = given.get("role")
-    role = _ROLES.get(named) if isinstance(named, str) else None
-    if role is None:
-        said = str(named)[:40]
-        raise BadRequest(f"{place}.role must be system, developer, user, assistant or tool, not {said!r}.", place)
-    text, shown = _content(given.get("content"), place, role)
-    if named == "tool":
-        if str(given.get("tool_call_id")) not in called:
-            raise BadRequest(f"{place}.tool_call_id must name a call of an earlier message.", place)
-        return role, tools.result_written(text), ()
-    calls = _calls(given.get("tool_calls"), f"{place}.tool_calls") if role is Role.ASSISTANT else []
-    called |= {call.id for call in calls}
-    return role, "\n".join(part for part in (text, *(call.written() for call in calls)) if part), shown
-
-
-def _calls(given: object, place: str) -> list[ToolCall]:
-    made = []
-    for each in given if isinstance(given, list) else []:
-        function = each.get("function") if isinstance(each, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise BadRequest(f"{place} must be calls of functions.", place)
-        arguments = function.get("arguments") or {}
-        written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        made.append(ToolCall(function["name"], written, str(each.get("id"))))
-    return made
-
-
-def _content(content: object, place: str, role: Role) -> tuple[str, tuple[Picture, ...]]:
-    if content is None and role is Role.ASSISTANT:
-        return "", ()
-    if isinstance(content, str):
-        return content, ()
-    if not isinstance(content, list):
-        raise BadRequest(f"{place}.content must be a text or a list of parts.", place)
-    texts: list[str] = []
-    shown: list[Picture] = []
-    for number, part in enumerate(content):
-        _part(part, f"{place}.content[{number}]", texts, shown)
-    if shown and role is not Role.USER:
-        raise BadRequest(f"{place}: only a message of the user can show pictures.", place)
-    return "\n".join(texts), tuple(shown)
-
-
-def _part(part: object, place: str, texts: list[str], shown: list[Picture]) -> None:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if isinstance(part, dict) and kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
-        texts.append(part["text"])
-    elif isinstance(part, dict) and kind in ("image_url", "input_image"):
-        url = part.get("image_url")
-        shown.append(_picture(url.get("url") if isinstance(url, dict) else url, place))
-    else:
-        raise BadRequest(f"{place} must be a text or a picture (image_url).", place)
-
-
-def _picture(url: object, place: str) -> Picture:
-    head, comma, data = url.partition(",") if isinstance(url, str) else ("", "", "")
-    if not (comma and head.startswith("data:") and head.endswith(";base64")):
-        raise BadRequest(f"{place} must be a data URL (data:image/png;base64,...): nothing is fetched.", place)
-    try:
-        raw = base64.b64decode(data, validate=True)
-        return Picture.of("the picture", pictures.decode(raw, "the picture"))
-    except binascii.Error as error:
-        raise BadRequest(f"{place} is not valid base64.", place) from error
-    except SlmError as error:
-        raise BadRequest(error.message, place) from error
 
 
 # Fields
