@@ -278,3 +278,24 @@ def test_two_names_that_stand_on_each_other_are_a_mistake_of_the_file(
     told = slm("pull", "a", "--dry-run", "--json")
     assert (told.code, told.out) == (ExitCode.USAGE, "")
     assert "the base of a is b, which has adapters itself" in told.err
+
+
+def test_one_of_a_thing_is_not_many() -> None:
+    from slmchat.models.tuning import Tuning
+    from slmchat.wording import in_bytes
+
+    told = Tuning(threads=1, threads_batch=2, batch_tokens=1).in_words()
+    assert told == "1 thread to generate, 2 threads to read prompts, batches of 1 token"
+    assert in_bytes(1) == "1 byte"
+
+
+def test_a_device_of_one_core_and_one_that_does_not_tell() -> None:
+    from slmchat.diagnostics import device
+    from slmchat.hardware.facts import Fact
+
+    nothing = Fact(None, "x")
+    parts = {name: nothing for name in ("performance_cores", "efficiency_cores", "processor", "cpu_quota")}
+    for count, told in ((1, "1 core,"), (None, "not known,")):
+        facts = SimpleNamespace(device=SimpleNamespace(**parts, physical_cores=Fact(count, "x")), threads=1)
+        finding = next(iter(device._processor(facts)))  # type: ignore[arg-type]
+        assert told in finding.what
