@@ -299,3 +299,33 @@ def test_a_device_of_one_core_and_one_that_does_not_tell() -> None:
         facts = SimpleNamespace(device=SimpleNamespace(**parts, physical_cores=Fact(count, "x")), threads=1)
         finding = next(iter(device._processor(facts)))  # type: ignore[arg-type]
         assert told in finding.what
+
+
+def test_memory_is_known_where_proc_is_not_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    from slmchat.hardware import memory, usage
+    from slmchat.privacy import bypass_probes
+
+    def none(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/meminfo")
+
+    monkeypatch.setattr(psutil, "virtual_memory", none)
+    pages = {"SC_PHYS_PAGES": 1000, "SC_AVPHYS_PAGES": 10, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+    assert (memory.total(tmp_path).value, memory.available(tmp_path).value) == (4_096_000, 40_960)
+    pages["SC_PHYS_PAGES"] = -1
+    with pytest.raises(SlmError, match="how much memory"):
+        memory.total(tmp_path)
+
+    def nobody(*_: object) -> None:
+        raise psutil.NoSuchProcess(1)
+
+    monkeypatch.setattr(psutil, "Process", nobody)
+    monkeypatch.setattr("builtins.open", none)
+    assert usage.resident_memory() is None
+    monkeypatch.setattr(memory, "ROOT", tmp_path)
+    assert memory._mapped() == 0
+    monkeypatch.setattr(os.path, "exists", lambda _: False)
+    with pytest.raises(Unavailable, match="not mounted"):  # ENOENT is not a refusal, and not a way out either
+        bypass_probes._proc_mem(SimpleNamespace(parent=1), "x")  # type: ignore[arg-type]
