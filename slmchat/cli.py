@@ -19,7 +19,7 @@ from slmchat.commands import own_options as take
 from slmchat.commands import process_end
 from slmchat.commands.command_line import Command, CommandCall, called, program, writes_to_stdout
 from slmchat.commands.own_options import GlobalOptions
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, is_debugged
 from slmchat.privacy import bytecode
 from slmchat.terminal.console import Console, console_of_call, current_console
 
@@ -496,7 +496,7 @@ def _run_cli(arguments: Sequence[str], console: Console) -> int:
 
 def _failed(console: Console, error: SlmError) -> int:
     console.is_quiet = False  # an error never is
-    if console.environ.get("SLM_DEBUG"):
+    if is_debugged(console.environ):
         import traceback
 
         from slmchat.redaction import redacted

@@ -329,3 +329,21 @@ def test_memory_is_known_where_proc_is_not_mounted(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os.path, "exists", lambda _: False)
     with pytest.raises(Unavailable, match="not mounted"):  # ENOENT is not a refusal, and not a way out either
         bypass_probes._proc_mem(SimpleNamespace(parent=1), "x")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("value", "is_shown"), [("0", False), ("off", False), ("", False), ("1", True), ("yes", True)])
+def test_debug_may_be_switched_off_as_other_switches_are(
+    home: Path, slm: Callable[..., Outcome], value: str, is_shown: bool
+) -> None:
+    (home / "config").mkdir(parents=True)
+    (home / "config" / "config.toml").write_text("ctx = [")
+    assert ("Traceback" in slm("list", SLM_DEBUG=value).err) is is_shown
+
+
+def test_mistakes_in_settings_say_what_may_stand_there(home: Path, slm: Callable[..., Outcome]) -> None:
+    config = home / "config" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text('gpu-layers = "all"')
+    assert 'and at most 10000, or "auto".' in slm("list").err
+    config.write_text('[endpoints."a\\u001b[31m"]\nurl = "http://x"')
+    assert "endpoint 'a?[31m': a name is of letters" in slm("list").err
