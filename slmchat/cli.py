@@ -157,7 +157,7 @@ def _show(call: CommandCall) -> ExitCode:
 @_command("rm", take.RemoveOptions, is_answer=False)
 def _rm(call: CommandCall) -> ExitCode:
     """Remove installed models, or names given with `slm add`."""
-    from slmchat.commands.models import rm
+    from slmchat.commands.rm import rm
 
     return rm(call[take.RemoveOptions].names, call.settings, call.console, is_json=call[take.RemoveOptions].json)
 
@@ -174,7 +174,7 @@ def _add(call: CommandCall) -> ExitCode:
 @_command("verify", take.VerifyOptions)
 def _verify(call: CommandCall) -> ExitCode:
     """Hash installed models again and compare."""
-    from slmchat.commands.models import verify
+    from slmchat.commands.verify import verify
 
     asked = call[take.VerifyOptions]
     return verify(asked.names or [], call.settings, call.console, is_json=asked.json)
