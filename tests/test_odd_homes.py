@@ -347,3 +347,14 @@ def test_mistakes_in_settings_say_what_may_stand_there(home: Path, slm: Callable
     assert 'and at most 10000, or "auto".' in slm("list").err
     config.write_text('[endpoints."a\\u001b[31m"]\nurl = "http://x"')
     assert "endpoint 'a?[31m': a name is of letters" in slm("list").err
+
+
+def test_a_socket_that_has_no_place(tmp_path: Path, home: Path, slm: Callable[..., Outcome]) -> None:
+    from slmchat.server import listeners
+
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SlmError, match="file cannot hold a socket: it is not a directory") as error:
+        listeners.make_place(tmp_path / "file" / "socket")
+    assert "--socket" in str(error.value.hint)
+    with pytest.raises(SlmError, match="the path is too long for a socket"):
+        listeners.on_unix(tmp_path / ("s" * 120))
