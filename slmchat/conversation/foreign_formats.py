@@ -8,12 +8,14 @@ Knows: these formats as their tools write them. Refuses to know: what becomes of
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from slmchat.conversation.attachments import fence_around
 from slmchat.conversation.exchange import FORMAT, Times
 from slmchat.conversation.foreign_chat import ForeignChat, ForeignMessage
 from slmchat.conversation.messages import Role, now
@@ -331,9 +333,7 @@ def _text(content: Any) -> str:
 
 def _fenced(text: str, language: str = "") -> str:
     """A block of code, whatever fences are in it."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
+    fence = fence_around(text, "`")
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
@@ -347,6 +347,8 @@ def _time(value: Any) -> str:
     try:
         if isinstance(value, int | float) and not isinstance(value, bool):
             seconds = float(value)
+            if not math.isfinite(seconds):
+                raise ValueError("no time")
             while seconds > 1e11:  # the year 5138
                 seconds /= 1000
             return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
