@@ -159,3 +159,20 @@ def test_a_fence_is_longer_than_what_stands_in_the_text() -> None:
 
     for text, length in (("", 3), ("a ` b", 3), ("``` and ````", 5), ("`" * 1_000_000, 1_000_001)):  # in one look
         assert fence_around(text, "`") == "`" * length
+
+
+def _cut_zip() -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive_file:
+        archive_file.writestr("conversations.json", samples.chatgpt())
+    made = bytearray(data.getvalue())
+    made[60:70] = b"\xff" * 10  # inside of what is packed
+    return bytes(made)
+
+
+@pytest.mark.parametrize("content", [b"9" * 5000, b"date: 2026-13-45", _cut_zip()], ids=["digits", "a day", "a zip"])
+def test_what_no_library_can_read_is_a_sentence(content: bytes, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "chats").write_bytes(content)
+    done = call_slm("sessions", "import", tmp_path / "chats", home=home)
+    assert done.code == 6, done.err
+    assert "not a chat that slm can read" in done.err

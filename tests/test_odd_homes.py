@@ -358,3 +358,17 @@ def test_a_socket_that_has_no_place(tmp_path: Path, home: Path, slm: Callable[..
     assert "--socket" in str(error.value.hint)
     with pytest.raises(SlmError, match="the path is too long for a socket"):
         listeners.on_unix(tmp_path / ("s" * 120))
+
+
+def test_a_schema_with_a_number_without_end_is_a_sentence() -> None:
+    from slmchat.generation import structured
+
+    with pytest.raises(SlmError, match="too many digits"):
+        structured.parsed('{"minimum": ' + "9" * 5000 + "}")
+
+
+def test_a_call_that_is_nested_without_end_stays_a_text() -> None:
+    from slmchat.generation.tools import ToolCall
+
+    text = "[" * 100_000 + "]" * 100_000
+    assert ToolCall("name", text)._given() == text

@@ -9,7 +9,9 @@ Knows: these formats as their tools write them. Refuses to know: what becomes of
 import io
 import json
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,11 +63,18 @@ def _parsed(text: str) -> Any:
 
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:  # also: a day that no month has
         raise _unknown() from error
     if not isinstance(value, dict):
         raise _unknown()
     return value
+
+
+# Whatever zipfile says to a damaged or hostile file; RuntimeError: it wants a password.
+_NOT_READABLE = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error),
+    *(EOFError, OSError, NotImplementedError, RuntimeError, ValueError, OverflowError),
+)
 
 
 def _member(data: bytes) -> bytes:
@@ -76,7 +85,7 @@ def _member(data: bytes) -> bytes:
             if names:
                 with archive.open(names[0]) as member:
                     return member.read(MOST_BYTES)
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
+    except _NOT_READABLE as error:
         raise _unknown() from error
     raise _unknown()
 
