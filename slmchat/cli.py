@@ -19,7 +19,7 @@ from slmchat.commands import own_options as take
 from slmchat.commands import process_end
 from slmchat.commands.command_line import Command, CommandCall, called, program, writes_to_stdout
 from slmchat.commands.own_options import GlobalOptions
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, is_debugged
 from slmchat.privacy import bytecode
 from slmchat.terminal.console import Console, console_of_call, current_console
 
@@ -157,7 +157,7 @@ def _show(call: CommandCall) -> ExitCode:
 @_command("rm", take.RemoveOptions, is_answer=False)
 def _rm(call: CommandCall) -> ExitCode:
     """Remove installed models, or names given with `slm add`."""
-    from slmchat.commands.models import rm
+    from slmchat.commands.rm import rm
 
     return rm(call[take.RemoveOptions].names, call.settings, call.console, is_json=call[take.RemoveOptions].json)
 
@@ -174,7 +174,7 @@ def _add(call: CommandCall) -> ExitCode:
 @_command("verify", take.VerifyOptions)
 def _verify(call: CommandCall) -> ExitCode:
     """Hash installed models again and compare."""
-    from slmchat.commands.models import verify
+    from slmchat.commands.verify import verify
 
     asked = call[take.VerifyOptions]
     return verify(asked.names or [], call.settings, call.console, is_json=asked.json)
@@ -496,7 +496,7 @@ def _run_cli(arguments: Sequence[str], console: Console) -> int:
 
 def _failed(console: Console, error: SlmError) -> int:
     console.is_quiet = False  # an error never is
-    if console.environ.get("SLM_DEBUG"):
+    if is_debugged(console.environ):
         import traceback
 
         from slmchat.redaction import redacted

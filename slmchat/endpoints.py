@@ -20,7 +20,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.ranges import Range
 from slmchat.redaction import hide
-from slmchat.toml_schema import Check, Mistakes, flag, said, table, value
+from slmchat.toml_schema import Check, Mistakes, flag, said, shown, table, value
 
 # The variable with the key for an endpoint that is given by its URL and not named in the config.
 KEY_VARIABLE = "SLM_ENDPOINT_KEY"
@@ -199,7 +199,7 @@ def from_url(text: str, where: str) -> Endpoint:
 
 
 def _from_table(name: str, told: Any, file: Path) -> Endpoint:
-    where = f"{file}: endpoint '{name}'"
+    where = f"{file}: endpoint '{shown(name)}'"
     if not _NAME.fullmatch(name):
         raise _usage(f"{where}: a name is of letters, digits, '.', '_' and '-'.")
     for key in told if isinstance(told, dict) else ():

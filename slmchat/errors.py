@@ -59,3 +59,8 @@ def _made_again(kind: type[SlmError], arguments: tuple[Any, ...], state: Mapping
     error = kind.__new__(kind, *arguments)
     error.__dict__.update(state)
     return error
+
+
+def is_debugged(environ: Mapping[str, str]) -> bool:
+    """Whether SLM_DEBUG asks for what stands behind the one sentence; `0` and the like do not, as in other switches."""
+    return environ.get("SLM_DEBUG", "").lower() not in ("", "0", "false", "no", "off")

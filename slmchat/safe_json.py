@@ -5,8 +5,10 @@ Refuses to know: what is written, and to whom.
 """
 
 import json
+import math
 import re
 import unicodedata
+from typing import Any
 
 # Control and format characters, surrogates, line and paragraph separators: general categories of Unicode.
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -50,10 +52,30 @@ def _plain(value: object, indent: int | None) -> str:
     """JSON as `json` writes it. It indents in Python, 20 times as slowly as it writes without: a list of flat records
     is written at once, with line breaks as its commas (a text in JSON has none), and its braces are moved then."""
     if indent != 2 or not _are_flat_records(value):
-        return json.dumps(value, indent=indent, ensure_ascii=False, default=str)
-    text = json.dumps(value, ensure_ascii=False, separators=(",\n    ", ": "))
+        return dumps(value, indent=indent, default=str)
+    text = dumps(value, separators=(",\n    ", ": "), default=str)
     records = text[2:-2].replace("},\n    {", "\n  },\n  {\n    ")
     return f"[\n  {{\n    {records}\n  }}\n]"
+
+
+def dumps(value: object, **layout: Any) -> str:
+    """JSON as RFC 8259 has it: Python writes NaN and Infinity, which are not in it, and which headers of model files
+    and logprobs may hold. They become null."""
+    try:
+        return json.dumps(value, allow_nan=False, ensure_ascii=False, **layout)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, **layout)
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for each number that is not one."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
 
 
 def _are_flat_records(value: object) -> bool:

@@ -187,7 +187,12 @@ def _count(allowed: Range) -> Callable[[object], int]:
 
 
 def _gpu_layers(value: object) -> int | None:
-    return None if value == "auto" else _count(ranges.GPU_LAYERS)(value)
+    if value == "auto":
+        return None
+    try:
+        return _count(ranges.GPU_LAYERS)(value)
+    except _Wrong as wrong:
+        raise _Wrong(f'{wrong}, or "auto"') from wrong
 
 
 def _one_of(allowed: tuple[str, ...]) -> Callable[[object], str]:

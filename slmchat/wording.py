@@ -15,7 +15,7 @@ def in_bytes(size: int | None) -> str:
     if size is None:
         return "unknown size"
     if size < 1000:
-        return f"{size} bytes"
+        return counted(size, "byte")
     number = float(size)
     for unit in ("kB", "MB", "GB"):
         number /= 1000

@@ -139,3 +139,40 @@ def test_a_broken_chat_among_sound_ones_is_left_out(broken: dict[str, object], h
     done = call_slm("sessions", "import", str(file), home=home)
     assert done.code == 0
     assert "1 conversation imported, 1 conversation without a message left out." in done.err
+
+
+@pytest.mark.parametrize("time", ["Infinity", "-Infinity", "NaN", "1e400", "1e300", "-1e300"])
+def test_a_time_that_cannot_be_is_now(time: str, home: Path, tmp_path: Path) -> None:
+    """An endless time was divided for ever."""
+    said = f'{{"author": {{"role": "user"}}, "content": {{"parts": ["x"]}}, "create_time": {time}}}'
+    node = f'{{"id": "a", "parent": null, "message": {said}}}'
+    (tmp_path / "chats.json").write_text(
+        f'[{{"mapping": {{"a": {node}}}, "current_node": "a", "create_time": {time}}}]'
+    )
+    done = call_slm("sessions", "import", tmp_path / "chats.json", home=home)
+    assert done.code == 0, done.err
+    assert "1 conversation imported." in done.err
+
+
+def test_a_fence_is_longer_than_what_stands_in_the_text() -> None:
+    from slmchat.conversation.attachments import fence_around
+
+    for text, length in (("", 3), ("a ` b", 3), ("``` and ````", 5), ("`" * 1_000_000, 1_000_001)):  # in one look
+        assert fence_around(text, "`") == "`" * length
+
+
+def _cut_zip() -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive_file:
+        archive_file.writestr("conversations.json", samples.chatgpt())
+    made = bytearray(data.getvalue())
+    made[60:70] = b"\xff" * 10  # inside of what is packed
+    return bytes(made)
+
+
+@pytest.mark.parametrize("content", [b"9" * 5000, b"date: 2026-13-45", _cut_zip()], ids=["digits", "a day", "a zip"])
+def test_what_no_library_can_read_is_a_sentence(content: bytes, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "chats").write_bytes(content)
+    done = call_slm("sessions", "import", tmp_path / "chats", home=home)
+    assert done.code == 6, done.err
+    assert "not a chat that slm can read" in done.err

@@ -1,13 +1,15 @@
 """Files and names that mean harm: one sentence and exit 6, nothing for the terminal to obey, nothing outside models."""
 
+import json
 import os
 import re
 import string
+import struct
 from pathlib import Path, PureWindowsPath
 
 import gguf_samples as samples
 import pytest
-from conftest import Outcome, run_slm
+from conftest import Outcome, call_slm, run_slm
 from properties import example, given
 from properties import strategies as st
 
@@ -120,6 +122,23 @@ def test_a_key_cannot_forge_a_line_of_its_own(tmp_path: Path) -> None:
         with pytest.raises(SlmError) as caught:
             from_path(file)
         assert caught.value.message.isprintable()
+
+
+def test_a_number_of_a_header_that_is_none_and_a_list_without_entries(tmp_path: Path, home: Path) -> None:
+    """`slm show --json` wrote NaN, which is not JSON; an empty list of heads was a bug of slm."""
+    file = tmp_path / "x.gguf"
+    keys = {"block_count": 2, "context_length": 128, "embedding_length": 32, "attention.head_count": 4}
+    sound = [samples.entry(f"llama.{key}", samples.U32, struct.pack("<I", number)) for key, number in keys.items()]
+    token = samples.tensor("token_embd.weight", [32, 100])
+    for entry, code in (
+        (samples.entry("x.scale", samples.F32, struct.pack("<f", float("nan"))), 0),
+        (samples.entry("llama.attention.head_count_kv", samples.ARR, samples.array(samples.U32, 0, b"")), 6),
+    ):
+        file.write_bytes(samples.gguf([samples.ARCHITECTURE, *sound, entry], [token], data_bytes=12800))
+        told = call_slm("show", file, "--json", home=home)
+        assert told.code == code, told.err
+        facts = json.loads(told.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+        assert facts["metadata"].get("x.scale", None) is None
 
 
 def _with_metadata(path: Path) -> Path:

@@ -12,7 +12,7 @@ from hub_server import HubServer, Repo, gguf_bytes
 from slmchat.catalog import sources
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
-from slmchat.commands import models
+from slmchat.commands import rm
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 
@@ -198,14 +198,14 @@ class TestRm:
         self, slm: Callable[..., Outcome], repo: Repo, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         slm("pull", NAME, f"{NAME}@Q8_0")
-        real = models._forget_facts
+        real = rm._forget_facts
 
         def refuse(record: Installed, settings: Settings) -> None:
             if record.quantization == "Q8_0":
                 raise SlmError("the disk refuses.", exit_code=ExitCode.STORAGE)
             real(record, settings)
 
-        monkeypatch.setattr(models, "_forget_facts", refuse)
+        monkeypatch.setattr(rm, "_forget_facts", refuse)
         told = slm("rm", NAME, "--json")
         assert told.code == 10
         assert [entry["name"] for entry in json.loads(told.out)] == [f"{NAME}@Q4_K_M"]

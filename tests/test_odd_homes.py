@@ -278,3 +278,97 @@ def test_two_names_that_stand_on_each_other_are_a_mistake_of_the_file(
     told = slm("pull", "a", "--dry-run", "--json")
     assert (told.code, told.out) == (ExitCode.USAGE, "")
     assert "the base of a is b, which has adapters itself" in told.err
+
+
+def test_one_of_a_thing_is_not_many() -> None:
+    from slmchat.models.tuning import Tuning
+    from slmchat.wording import in_bytes
+
+    told = Tuning(threads=1, threads_batch=2, batch_tokens=1).in_words()
+    assert told == "1 thread to generate, 2 threads to read prompts, batches of 1 token"
+    assert in_bytes(1) == "1 byte"
+
+
+def test_a_device_of_one_core_and_one_that_does_not_tell() -> None:
+    from slmchat.diagnostics import device
+    from slmchat.hardware.facts import Fact
+
+    nothing = Fact(None, "x")
+    parts = {name: nothing for name in ("performance_cores", "efficiency_cores", "processor", "cpu_quota")}
+    for count, told in ((1, "1 core,"), (None, "not known,")):
+        facts = SimpleNamespace(device=SimpleNamespace(**parts, physical_cores=Fact(count, "x")), threads=1)
+        finding = next(iter(device._processor(facts)))  # type: ignore[arg-type]
+        assert told in finding.what
+
+
+def test_memory_is_known_where_proc_is_not_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    from slmchat.hardware import memory, usage
+    from slmchat.privacy import bypass_probes
+
+    def none(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/meminfo")
+
+    monkeypatch.setattr(psutil, "virtual_memory", none)
+    pages = {"SC_PHYS_PAGES": 1000, "SC_AVPHYS_PAGES": 10, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+    assert (memory.total(tmp_path).value, memory.available(tmp_path).value) == (4_096_000, 40_960)
+    pages["SC_PHYS_PAGES"] = -1
+    with pytest.raises(SlmError, match="how much memory"):
+        memory.total(tmp_path)
+
+    def nobody(*_: object) -> None:
+        raise psutil.NoSuchProcess(1)
+
+    monkeypatch.setattr(psutil, "Process", nobody)
+    monkeypatch.setattr("builtins.open", none)
+    assert usage.resident_memory() is None
+    monkeypatch.setattr(memory, "ROOT", tmp_path)
+    assert memory._mapped() == 0
+    monkeypatch.setattr(os.path, "exists", lambda _: False)
+    with pytest.raises(Unavailable, match="not mounted"):  # ENOENT is not a refusal, and not a way out either
+        bypass_probes._proc_mem(SimpleNamespace(parent=1), "x")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("value", "is_shown"), [("0", False), ("off", False), ("", False), ("1", True), ("yes", True)])
+def test_debug_may_be_switched_off_as_other_switches_are(
+    home: Path, slm: Callable[..., Outcome], value: str, is_shown: bool
+) -> None:
+    (home / "config").mkdir(parents=True)
+    (home / "config" / "config.toml").write_text("ctx = [")
+    assert ("Traceback" in slm("list", SLM_DEBUG=value).err) is is_shown
+
+
+def test_mistakes_in_settings_say_what_may_stand_there(home: Path, slm: Callable[..., Outcome]) -> None:
+    config = home / "config" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text('gpu-layers = "all"')
+    assert 'and at most 10000, or "auto".' in slm("list").err
+    config.write_text('[endpoints."a\\u001b[31m"]\nurl = "http://x"')
+    assert "endpoint 'a?[31m': a name is of letters" in slm("list").err
+
+
+def test_a_socket_that_has_no_place(tmp_path: Path, home: Path, slm: Callable[..., Outcome]) -> None:
+    from slmchat.server import listeners
+
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SlmError, match="file cannot hold a socket: it is not a directory") as error:
+        listeners.make_place(tmp_path / "file" / "socket")
+    assert "--socket" in str(error.value.hint)
+    with pytest.raises(SlmError, match="the path is too long for a socket"):
+        listeners.on_unix(tmp_path / ("s" * 120))
+
+
+def test_a_schema_with_a_number_without_end_is_a_sentence() -> None:
+    from slmchat.generation import structured
+
+    with pytest.raises(SlmError, match="too many digits"):
+        structured.parsed('{"minimum": ' + "9" * 5000 + "}")
+
+
+def test_a_call_that_is_nested_without_end_stays_a_text() -> None:
+    from slmchat.generation.tools import ToolCall
+
+    text = "[" * 100_000 + "]" * 100_000
+    assert ToolCall("name", text)._given() == text

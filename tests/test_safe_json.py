@@ -9,7 +9,7 @@ from properties import strategies as st
 from slmchat import safe_json
 
 _TEXTS = st.text(st.sampled_from('ab{}[]",:\n\\ \u200b\ufe0f\u2028é\x7f\x1b\U0001f600#9\u115f\t'), max_size=12)
-_VALUES = st.one_of(_TEXTS, st.integers(), st.floats(), st.booleans(), st.none())
+_VALUES = st.one_of(_TEXTS, st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.none())
 _RECORDS = st.lists(st.dictionaries(_TEXTS, _VALUES, max_size=4), max_size=4)
 _NESTED = st.lists(st.one_of(_VALUES, st.dictionaries(_TEXTS, st.lists(_VALUES, max_size=2), max_size=2)), max_size=3)
 
@@ -33,4 +33,16 @@ def test_it_is_what_json_writes_with_what_nobody_sees_escaped(value: object) -> 
 
 @given(_RECORDS)
 def test_it_is_read_back(value: list[dict[str, object]]) -> None:
-    assert repr(json.loads(safe_json.encode(value))) == repr(value)  # NaN is not equal to itself
+    assert repr(json.loads(safe_json.encode(value))) == repr(value)  # 0.0 is equal to -0.0
+
+
+def test_numbers_that_json_does_not_have_are_null() -> None:
+    """jq and JavaScript refuse NaN and Infinity, and a key of a model file may have either."""
+    nan, endless = float("nan"), float("inf")
+    for value, text in (
+        ([{"a": nan, "b": 1.5}], '[{"a": null, "b": 1.5}]'),
+        ({"a": [endless, (-endless, "NaN")]}, '{"a": [null, [null, "NaN"]]}'),
+        (nan, "null"),
+    ):
+        assert json.loads(safe_json.encode(value)) == json.loads(text)
+        assert safe_json.dumps(value) == text

@@ -198,7 +198,7 @@ def _heads(facts: _Facts) -> Iterator[str]:
     if (heads[0] < 1 and facts.architecture != "plamo2") or (not may_lack and min(heads) < 1):
         yield "its attention.head_count is 0"
         return
-    if not may_lack and min(kv_heads) < 1:
+    if not may_lack and min(kv_heads, default=0) < 1:
         yield "its attention.head_count_kv is 0"
     if any(own and many % own for many, own in zip(heads, kv_heads, strict=False)):
         yield "its attention.head_count is not a multiple of its attention.head_count_kv"

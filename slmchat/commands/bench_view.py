@@ -9,7 +9,7 @@ from slmchat.terminal.bars import bar
 from slmchat.terminal.console import Console
 from slmchat.terminal.plot import plot
 from slmchat.terminal.tables import Column
-from slmchat.wording import in_bytes
+from slmchat.wording import counted, in_bytes
 
 _BAR_WIDTH = 24
 _PLOT_ROWS = 7
@@ -31,7 +31,7 @@ def show(report: dict[str, Any], console: Console, *, is_plotted: bool, is_plain
     load, depths = report["load_s"], report["depths"]
     peak = f"; at most {in_bytes(report['peak_memory'])} of memory" if report["peak_memory"] else ""
     console.tell(
-        f"{report['model']}, {in_bytes(report['size'])}; {report['threads']} threads, "
+        f"{report['model']}, {in_bytes(report['size'])}; {counted(report['threads'], 'thread')}, "
         f"context window {report['n_ctx']:,}, KV cache {report['kv_type']}"
     )
     console.tell(f"loaded in {load['median']:.2f} s ({load['low']:.2f} to {load['high']:.2f}){peak}")

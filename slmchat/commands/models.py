@@ -1,26 +1,22 @@
-"""`slm list`, `show`, `rm`, `add`, `verify`: what is here, and keeping it in order.
+"""`slm list`, `show`, `add`: what is here, and names for it.
 
 Every function prints what was asked for on stdout and returns the exit code; errors leave as `SlmError`.
 """
 
 import os
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from slmchat.catalog import adapter_names, hub_names, kept_headers, model_kind
+from slmchat.catalog import adapter_names, kept_headers, model_kind
 from slmchat.catalog.file_facts import FileFacts
 from slmchat.catalog.finding import Finder
 from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.library import Library, from_path
 from slmchat.catalog.model_specs import ModelSpec
-from slmchat.catalog.records import Installed, with_quantization
-from slmchat.catalog.registry import Reference, UserName, load, load_user_names, resolve_without_catalog
+from slmchat.catalog.registry import UserName, load, resolve_without_catalog
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.shape import shape_of
-from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import adapters, device_fit, info
-from slmchat.private_files import storage_error
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.tables import Column
@@ -252,110 +248,6 @@ def _print_facts(
             console.print(f"{'':17}{text}")
 
 
-@dataclass(frozen=True, slots=True)
-class _ToRemove:
-    """What a name stands for: records, and `forgotten`: the name itself, where the user's own file has it."""
-
-    records: Sequence[Installed]
-    forgotten: UserName | None
-
-
-def rm(names: Sequence[str], settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
-    """Remove models, and names that `slm add` gave. Raises `SlmError`: no model, before anything goes, when one of them
-    is not here; storage."""
-    library = Library(settings.paths, console.warn)
-    found = [_to_remove(name, library, settings) for name in dict.fromkeys(names)]
-    gone: list[dict[str, object]] = []
-    try:
-        for each in found:
-            gone.extend(_remove_records(each.records, gone, library, settings, console))
-            if each.forgotten is not None:
-                gone.append(_forget_name(each.forgotten, settings, console))
-    except SlmError:
-        if is_json and gone:  # gone it is
-            console.print_json(gone)
-        raise
-    if is_json:
-        console.print_json(gone)
-    return ExitCode.DONE
-
-
-def _to_remove(name: str, library: Library, settings: Settings) -> _ToRemove:
-    """What `slm rm` removes under this name. Raises `SlmError`: no model; usage for a file of the user's."""
-    own_names = load_user_names(settings.paths.user_registry)
-    reference = resolve_without_catalog(name, own_names)
-    own = own_names.get(reference.name) if reference is not None else None
-    if reference is not None and reference.path is not None and own is None:
-        raise SlmError(
-            f"{reference.path} is a file of yours: slm uses it in place and does not delete it.",
-            exit_code=ExitCode.USAGE,
-        )
-    # `NAME@QUANT` means these files alone, also where the name itself stands for one quantization (`slm add`)
-    forgets_name = own is not None and own.target is not None and "@" not in name
-    records = library.matching(name if forgets_name else reference or name)
-    if not records and not forgets_name:
-        asked = reference or load(settings.paths.user_registry).resolve(name)
-        wanted = with_quantization(asked.name, asked.quantization)
-        raise SlmError(f"{wanted} is not installed.", hint="slm list", exit_code=ExitCode.NO_MODEL)
-    return _ToRemove(records, own if forgets_name else None)
-
-
-def _remove_records(
-    records: Sequence[Installed],
-    gone: Sequence[dict[str, object]],
-    library: Library,
-    settings: Settings,
-    console: Console,
-) -> Iterator[dict[str, object]]:
-    """Remove the records that are not among those `gone`; yields of each: name, bytes freed, files left."""
-    before = {entry["name"] for entry in gone}
-    for record in [each for each in records if each.key not in before]:
-        _forget_facts(record, settings)
-        removed = library.remove(record)
-        states = _forget_states(record, settings)
-        console.note(f"removed {record.key}; {in_bytes(removed.freed + states)} are free again.")
-        if removed.kept:
-            kept = ", ".join(str(path) for path in removed.kept)
-            console.note(f"left in place, because it is not slm's alone: {kept}")
-        needing = adapters.finder(settings, library).needing(record)
-        if needing:
-            console.warn(f"{', '.join(needing)} needed it; `slm pull {needing[0]}` fetches it again.")
-        kept_paths = [str(path) for path in removed.kept]
-        yield {"name": record.key, "freed": removed.freed + states, "kept": kept_paths, "needed_by": needing}
-
-
-def _forget_name(own: UserName, settings: Settings, console: Console) -> dict[str, object]:
-    """Take a name out of the user's own file; what it stands for stays."""
-    from slmchat.catalog.user_file import remove_name  # with what writes TOML
-
-    assert own.target is not None
-    remove_name(settings.paths.user_registry, own.name)
-    stays = f" ({own.target.path} stays)" if own.target.path else ""
-    if own.target.adapted:
-        stays = f" ({own.target.adapted.base} and the adapters stay)"
-    console.note(f"forgot the name {own.name}{stays}.")
-    return {"name": own.name, "freed": 0, "kept": [str(own.target.path)] if own.target.path else []}
-
-
-def _forget_facts(record: Installed, settings: Settings) -> None:
-    facts = FileFacts(settings.paths.file_facts)
-    try:
-        for file in record.files:
-            facts.forget(file.path)
-    except OSError as error:
-        raise storage_error(error, settings.paths.file_facts) from error
-
-
-def _forget_states(record: Installed, settings: Settings) -> int:
-    """Delete what this model has evaluated from the disk; the bytes that are free again."""
-    from slmchat.engine.kvstore import KvStore  # with what it takes to write states
-
-    try:
-        return KvStore(settings.paths.kv_states).forget_model(record.path)
-    except OSError as error:
-        raise storage_error(error, settings.paths.kv_states) from error
-
-
 def add(name: str, target: str, settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
     """Give a path or an `hf:` name a name of its own. A path must be a model now. Raises `SlmError`."""
     library = Library(settings.paths, console.warn)
@@ -381,72 +273,3 @@ def add(name: str, target: str, settings: Settings, console: Console, *, is_json
     console.note(f"{added} stands for {meant}.")
     console.note(f"next: {following.replace('{name}', added)}")
     return ExitCode.DONE
-
-
-def verify(names: Sequence[str], settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
-    """Hash models again and compare. Goes on after a failure; returns the exit code of the first one."""
-    library = Library(settings.paths, console.warn)
-    models = _to_verify(names, settings, library)
-    results = []
-    first = ExitCode.DONE
-    for installed in models:
-        facts, error = _verify_one(installed, library, console)
-        results.append(facts)
-        if error is not None:
-            console.error(error)
-            first = first or error.exit_code
-        elif not is_json:
-            console.print(f"{installed.key}: {facts['verdict']}")
-    if is_json:
-        console.print_json(results)
-    elif not models:
-        console.note("no model is installed.")
-    return first
-
-
-def _to_verify(names: Sequence[str], settings: Settings, library: Library) -> list[Installed]:
-    if not names:
-        return list(library.all())
-    registry = load(settings.paths.user_registry)
-    models: list[Installed] = []
-    for part in [part for name in names for part in _fetched_parts(registry.resolve(name), name)]:
-        reference: Reference = registry.resolve(part)
-        # a record whose file is gone or changed is verified too: `find` would refuse it
-        models += library.matching(reference) or [library.find(reference)]
-    return models
-
-
-def _fetched_parts(reference: Reference, name: str) -> list[str]:
-    """What a name stands for that can have a sha256: itself, or its base and the adapters that came from the Hub."""
-    if reference.adapted is None:
-        return [name]
-    from_hub = [target for target, _scale in reference.adapted.lora if hub_names.is_hub_name(target)]
-    return [reference.adapted.base, *from_hub]
-
-
-def _verify_one(installed: Installed, library: Library, console: Console) -> tuple[dict[str, Any], SlmError | None]:
-    facts: dict[str, Any] = {"name": installed.name, "quantization": installed.quantization, "size": installed.size}
-    if installed.sha256 is None:  # read in place; its header was checked on the way here
-        facts |= {"verdict": "its header is right; no sha256 is known to compare with", "is_intact": None, "files": []}
-        return facts, None
-    try:
-        verdicts = library.verify(installed, console.progress)
-    except SlmError as error:  # a file that cannot be read says nothing of the others
-        facts |= {"verdict": "its file cannot be read", "is_intact": None, "files": []}
-        return facts, error
-    facts["files"] = [
-        {"path": str(verdict.path), "sha256": verdict.found, "expected": verdict.expected} for verdict in verdicts
-    ]
-    wrong = next((verdict for verdict in verdicts if not verdict.is_intact), None)
-    facts["is_intact"] = wrong is None
-    if wrong is None:
-        facts["verdict"] = "intact"
-        return facts, None
-    facts["verdict"] = "damaged" if wrong.found else "its file is gone"
-    message = (
-        f"{wrong.path} of {installed.key} is damaged: its sha256 is {wrong.found}, expected {wrong.expected}."
-        if wrong.found
-        else f"{installed.key} was installed, but its file {wrong.path} is gone."
-    )
-    code = ExitCode.DAMAGED if wrong.found else ExitCode.NO_MODEL
-    return facts, SlmError(message, hint=f"slm pull {installed.key}", exit_code=code)

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from slmchat import signals
 from slmchat.engine import crash_report
-from slmchat.errors import SlmError
+from slmchat.errors import SlmError, is_debugged
 from slmchat.terminal import interrupts, restore
 
 
@@ -55,7 +55,7 @@ def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
     """An exception where Python cannot pass it on: Ctrl-C comes again, anything else is told in one sentence."""
     if unraisable.exc_type is KeyboardInterrupt:
         signals.repeat_interrupt()
-    elif os.environ.get("SLM_DEBUG"):
+    elif is_debugged(os.environ):
         sys.__unraisablehook__(unraisable)
     else:
         from slmchat.sanitize import sanitize

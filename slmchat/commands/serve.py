@@ -260,7 +260,7 @@ def _start(words: list[str], path: Path, console: Console) -> ExitCode:
     if running is not None:
         console.note(f"a server runs already: {ask(running, {'status': True})['status']['model']} (slm serve --status)")
         return ExitCode.DONE
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    listeners.make_place(path)
     log = path.with_suffix(".log")
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "wb") as errors:

@@ -74,11 +74,15 @@ def _fenced_all(attachments: Sequence[Attachment]) -> str:
 
 
 def _fenced(item: Attachment) -> str:
-    fence = '"""'
-    while fence in item.text:  # a fence that the text itself contains does not fence it
-        fence += '"'
+    fence = fence_around(item.text, '"')
     head = f"{item.name}:\n" if item.name else ""
     return f"{head}{fence}\n{item.text.strip(chr(10))}\n{fence}"
+
+
+def fence_around(text: str, mark: str) -> str:
+    """Three marks, or one more than stand together in the text: a fence that the text itself has does not fence it."""
+    runs = re.findall(f"{re.escape(mark)}+", text)  # once through the text, however long they are
+    return mark * max(3, 1 + max(map(len, runs), default=0))
 
 
 # Characters that are looked at first when an input is cut: a page or two.

@@ -8,12 +8,16 @@ Knows: these formats as their tools write them. Refuses to know: what becomes of
 
 import io
 import json
+import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from slmchat.conversation.attachments import fence_around
 from slmchat.conversation.exchange import FORMAT, Times
 from slmchat.conversation.foreign_chat import ForeignChat, ForeignMessage
 from slmchat.conversation.messages import Role, now
@@ -59,11 +63,18 @@ def _parsed(text: str) -> Any:
 
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:  # also: a day that no month has
         raise _unknown() from error
     if not isinstance(value, dict):
         raise _unknown()
     return value
+
+
+# Whatever zipfile says to a damaged or hostile file; RuntimeError: it wants a password.
+_NOT_READABLE = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error),
+    *(EOFError, OSError, NotImplementedError, RuntimeError, ValueError, OverflowError),
+)
 
 
 def _member(data: bytes) -> bytes:
@@ -74,7 +85,7 @@ def _member(data: bytes) -> bytes:
             if names:
                 with archive.open(names[0]) as member:
                     return member.read(MOST_BYTES)
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
+    except _NOT_READABLE as error:
         raise _unknown() from error
     raise _unknown()
 
@@ -331,9 +342,7 @@ def _text(content: Any) -> str:
 
 def _fenced(text: str, language: str = "") -> str:
     """A block of code, whatever fences are in it."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
+    fence = fence_around(text, "`")
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
@@ -347,6 +356,8 @@ def _time(value: Any) -> str:
     try:
         if isinstance(value, int | float) and not isinstance(value, bool):
             seconds = float(value)
+            if not math.isfinite(seconds):
+                raise ValueError("no time")
             while seconds > 1e11:  # the year 5138
                 seconds /= 1000
             return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

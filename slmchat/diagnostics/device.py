@@ -18,7 +18,7 @@ from slmchat.hardware.facts import Fact
 from slmchat.hardware.graphics import Graphics
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.privacy.seal import SealStatus
-from slmchat.wording import in_bytes
+from slmchat.wording import counted, in_bytes
 
 # Without these llama.cpp's kernels take several times as long; without the others some tens of percent.
 _ESSENTIAL = ("AVX", "AVX2", "FMA", "F16C", "NEON", "DOTPROD")
@@ -165,7 +165,8 @@ def _gpu(facts: Facts) -> Iterator[Finding]:
 
 def _processor(facts: Facts) -> Iterator[Finding]:
     device = facts.device
-    cores = f"{device.physical_cores.value} cores"
+    n_cores = device.physical_cores.value
+    cores = "the number of cores is not known" if n_cores is None else counted(n_cores, "core")
     if device.performance_cores.value and device.efficiency_cores.value:
         cores += f" ({device.performance_cores.value} of them fast)"
     yield fine(f"{device.processor.value or 'not named'}: {cores}, of which slm uses at most {facts.threads}")

@@ -18,6 +18,7 @@ from slmchat.engine.results import Chunk, Finish
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.sanitize import sanitize
+from slmchat.wording import counted
 
 _TOKENS = 5
 _N_CTX = 1024
@@ -95,7 +96,7 @@ def _smoke(trial: Trial) -> Iterator[Finding]:
         yield wrong(f"it repeats one token: “{shown}”", why, f"slm verify {trial.loaded.tested.installed.key}")
     else:
         speed = f", {count / seconds:.0f} tokens/s" if seconds > 0 else ""
-        yield fine(f"{count} tokens: “{shown}”{speed}")
+        yield fine(f"{counted(count, 'token')}: “{shown}”{speed}")
 
 
 def _babbling(trial: Trial) -> Iterator[Finding]:

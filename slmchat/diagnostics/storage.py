@@ -25,7 +25,7 @@ from slmchat.hardware import free_disk
 from slmchat.hardware.facts import Fact
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.settings import Paths
-from slmchat.wording import in_bytes
+from slmchat.wording import counted, in_bytes
 
 # Free bytes below which nothing can be pulled, and below which a model of four billion parameters cannot.
 _LEAST_DISK, _GOOD_DISK = 300_000_000, 3_000_000_000
@@ -163,7 +163,9 @@ def _stale(places: Places) -> Iterator[Finding]:
     if unfinished:
         why = f"{_size(unfinished)} of the disk; pulling the same model again goes on from there"
         yield note(
-            f"{len(unfinished)} unfinished downloads in {cache}", why, f"slm pull NAME, or {_remove(unfinished)}"
+            f"{counted(len(unfinished), 'unfinished download')} in {cache}",
+            why,
+            f"slm pull NAME, or {_remove(unfinished)}",
         )
     if temporary:
         why = f"{_size(temporary)} of the disk; nothing will ever use them"

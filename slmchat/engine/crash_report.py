@@ -35,7 +35,7 @@ from typing import Any
 from slmchat import signals
 from slmchat.engine import native_calls
 from slmchat.engine.native_calls import NativeCall
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, is_debugged
 
 # The first words of faulthandler's report, and their signals (faulthandler.c, faulthandler_handlers).
 _SIGNALS = {"Bus": "SIGBUS", "Illegal": "SIGILL", "Floating": "SIGFPE", "Aborted": "SIGABRT", "Segmentation": "SIGSEGV"}
@@ -240,7 +240,7 @@ def _leave(error: SlmError, is_files_fault: bool, ending_signal: signal.Signals 
 
 def _is_debugged() -> bool:
     """SLM_DEBUG: C++, faulthandler and the core dump say what they know, instead of one sentence."""
-    return bool(os.environ.get("SLM_DEBUG"))
+    return is_debugged(os.environ)
 
 
 def watch() -> None:

@@ -209,6 +209,8 @@ def parsed(text: str) -> Any:
         raise SlmError(f"the schema cannot be used: {error.reason}.", exit_code=ExitCode.USAGE) from error
     except RecursionError as error:
         raise SlmError("the schema is nested too deep.", exit_code=ExitCode.USAGE) from error
+    except ValueError as error:  # Python reads whole numbers of 4,300 digits
+        raise SlmError("the schema has a number of too many digits.", exit_code=ExitCode.USAGE) from error
 
 
 def _unsatisfied(problem: str, hint: str | None = None) -> SlmError:

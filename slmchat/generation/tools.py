@@ -75,7 +75,7 @@ class ToolCall:
         """The arguments; a text where they are not JSON."""
         try:
             return json.loads(self.arguments or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return self.arguments
 
 
@@ -270,7 +270,7 @@ class CallSplitter:
         while (place := self._held.find(CLOSING, place)) >= 0:
             try:
                 made = json.loads(self._held[begin:place])
-            except ValueError:
+            except (ValueError, RecursionError):
                 place += 1
                 continue
             self._held, self._begins = self._held[place + len(CLOSING) :].lstrip(), None

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from slmchat.errors import ExitCode, SlmError
 from slmchat.hardware.facts import Fact, number_of, text_of
 
 ROOT = Path("/")
@@ -81,10 +82,23 @@ def _of_machine(root: Path) -> tuple[int, int]:
             found[name] = int(number) * 1024
     if {"MemTotal", "MemAvailable"} <= found.keys():
         return found["MemTotal"], found["MemAvailable"]
-    import psutil
+    try:
+        import psutil
 
-    told = psutil.virtual_memory()
-    return int(told.total), int(told.available)
+        told = psutil.virtual_memory()
+        return int(told.total), int(told.available)
+    except (ImportError, OSError):  # /proc is not mounted: the C library asks the kernel, which does not count caches
+        return _pages("SC_PHYS_PAGES"), _pages("SC_AVPHYS_PAGES")
+
+
+def _pages(name: str) -> int:
+    """Bytes, by sysconf(3). Raises `SlmError` (storage) where nobody tells."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if (pages := os.sysconf(name)) > 0:
+            return pages * os.sysconf("SC_PAGE_SIZE")
+    raise SlmError(
+        "this system does not say how much memory it has.", hint="mount -t proc proc /proc", exit_code=ExitCode.STORAGE
+    )
 
 
 def _mapped() -> int:
@@ -94,7 +108,10 @@ def _mapped() -> int:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
     import psutil
 
-    return int(psutil.Process().memory_info().vms)
+    try:
+        return int(psutil.Process().memory_info().vms)
+    except (psutil.Error, OSError):  # /proc is not mounted
+        return 0
 
 
 class _Group:

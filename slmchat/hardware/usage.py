@@ -35,7 +35,10 @@ def resident_memory() -> int | None:
     try:
         import psutil
 
-        return int(psutil.Process().memory_info().rss)
+        try:
+            return int(psutil.Process().memory_info().rss)
+        except psutil.Error:  # /proc is not mounted
+            return None
     except (ImportError, OSError, RuntimeError):
         return None
 

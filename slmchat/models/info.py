@@ -14,7 +14,7 @@ from slmchat.catalog.gguf_header import Header, SkippedArray
 from slmchat.catalog.model_specs import License, ModelSpec, Variant
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.errors import SlmError
-from slmchat.wording import in_bytes
+from slmchat.wording import counted, in_bytes
 
 _CATALOG_KINDS = (model_kind.FileKind.EMBEDDING, model_kind.FileKind.BASE, model_kind.FileKind.CHAT)
 _TEMPLATE_FAULT = "chat_template_fault"
@@ -279,7 +279,7 @@ def _header_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if facts["chat_template_fault"]:
         yield "fault", facts["chat_template_fault"]
     lines = template.splitlines() or [""]
-    yield "chat template", f"{len(lines)} lines, {len(template)} characters"
+    yield "chat template", f"{counted(len(lines), 'line')}, {counted(len(template), 'character')}"
     for line in lines[:TEMPLATE_LINES]:
         yield "", line if len(line) <= 200 else line[:199] + "…"
     if len(lines) > TEMPLATE_LINES:

@@ -14,6 +14,7 @@ from slmchat.errors import SlmError
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.private_files import write_private
 from slmchat.settings import KV_TYPES, Settings
+from slmchat.wording import counted
 
 _FORMAT = 1
 
@@ -38,9 +39,9 @@ class Tuning:
     def in_words(self) -> str:
         """What differs from the usual, and by how much it is faster; empty when nothing does."""
         told = {
-            "generation": self.threads and f"{self.threads} threads to generate",
-            "prompt": self.threads_batch and f"{self.threads_batch} threads to read prompts",
-            "batch": self.batch_tokens and f"batches of {self.batch_tokens} tokens",
+            "generation": self.threads and f"{counted(self.threads, 'thread')} to generate",
+            "prompt": self.threads_batch and f"{counted(self.threads_batch, 'thread')} to read prompts",
+            "batch": self.batch_tokens and f"batches of {counted(self.batch_tokens, 'token')}",
             "flash attention": self.flash_attention is not None
             and f"flash attention {'on' if self.flash_attention else 'off'}",
             "KV type": self.kv_type and f"KV cache in {self.kv_type}",

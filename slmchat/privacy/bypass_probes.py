@@ -108,8 +108,15 @@ def _process_vm(context: ProbeContext, name: str) -> str:
     return "written"
 
 
+def _proc_of(context: ProbeContext, name: str) -> str:
+    """A file of the process before in /proc. Raises `Unavailable` where that is not mounted: nobody refuses then."""
+    if not os.path.exists("/proc/self"):
+        raise Unavailable("/proc is not mounted")
+    return f"/proc/{context.parent}/{name}"
+
+
 def _proc_mem(context: ProbeContext, name: str) -> str:
-    descriptor = os.open(f"/proc/{context.parent}/mem", os.O_RDWR)
+    descriptor = os.open(_proc_of(context, "mem"), os.O_RDWR)
     try:
         os.pwrite(descriptor, f"{name};".encode(), context.cells[1])
     finally:
@@ -179,7 +186,7 @@ def _fifo(context: ProbeContext, name: str) -> str:
 
 
 def _pipe_of_another(context: ProbeContext, name: str) -> str:
-    return _written_to(f"/proc/{context.parent}/fd/{context.pipe}", name)
+    return _written_to(_proc_of(context, f"fd/{context.pipe}"), name)
 
 
 def _written_to(pipe: str, name: str) -> str:

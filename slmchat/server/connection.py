@@ -5,7 +5,6 @@ Refuses to know: paths, keys, what is asked and answered (app.py, openai.py).
 """
 
 import contextlib
-import json
 import re
 import select
 import socket
@@ -16,7 +15,7 @@ from typing import Any
 
 import h11
 
-from slmchat import __version__
+from slmchat import __version__, safe_json
 from slmchat.lazy_dataclasses import dataclass
 
 # What a request may be, in bytes: its head, and its body (pictures are in it as text).
@@ -164,7 +163,7 @@ class Connection:
 
     def answer(self, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
         """A whole answer: JSON, or bytes as they are. Raises `Gone`."""
-        data = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        data = body if isinstance(body, bytes) else safe_json.dumps(body).encode("utf-8", "replace")
         kind = "text/plain; charset=utf-8" if isinstance(body, bytes) else "application/json"
         # where there never is a body, nothing is said of one (RFC 9110, 8.6)
         told = {} if status == HTTPStatus.NO_CONTENT else {"Content-Type": kind, "Content-Length": str(len(data))}
@@ -179,7 +178,7 @@ class Connection:
 
     def event(self, data: object, name: str | None = None) -> None:
         """One event; text is sent as it is, all else as JSON. Raises `Gone`."""
-        text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+        text = data if isinstance(data, str) else safe_json.dumps(data)
         head = f"event: {name}\n" if name else ""
         self.send(f"{head}data: {text}\n\n".encode("utf-8", "replace"))
 

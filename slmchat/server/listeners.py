@@ -87,6 +87,20 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
+_ELSEWHERE = "another place: --socket PATH"
+
+
+def make_place(path: Path) -> None:
+    """Make the directory of a socket, for the owner alone. Raises `SlmError` (USAGE)."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        said = "it is not a directory" if isinstance(error, FileExistsError) else (error.strerror or str(error)).lower()
+        raise SlmError(
+            f"{path.parent} cannot hold a socket: {said}.", hint=_ELSEWHERE, exit_code=ExitCode.USAGE
+        ) from error
+
+
 def on_tcp(host: str, port: int) -> Listener:
     """Raises `SlmError` (USAGE) when the address cannot be had."""
     try:
@@ -112,7 +126,7 @@ def on_unix(path: Path) -> Listener:
 
     Raises `SlmError` (USAGE): another server listens there, or the path cannot be used.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_place(path)
     lock = _locked(path)
     if lock is None:
         raise SlmError(
@@ -131,9 +145,10 @@ def on_unix(path: Path) -> Listener:
     except OSError as error:
         made.close()
         os.close(lock)
+        said = error.strerror.lower() if error.strerror else "the path is too long for a socket"
         raise SlmError(
-            f"{path} cannot be listened on: {(error.strerror or str(error)).lower()}.",
-            hint="another place: --socket PATH",
+            f"{path} cannot be listened on: {said}.",
+            hint=_ELSEWHERE,
             exit_code=ExitCode.USAGE,
         ) from error
     finally:

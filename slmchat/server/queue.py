@@ -19,6 +19,7 @@ from slmchat.engine.results import NEVER_BEGUN, Event, Finish
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.server.turns import ComputeTurns
+from slmchat.wording import counted
 
 # How often a request that waits looks whether its client is still there, in seconds.
 _LOOK_S = 0.2
@@ -34,7 +35,9 @@ class Full(SlmError):
 
     def __init__(self, n_waiting: int) -> None:
         super().__init__(
-            f"{n_waiting} requests are waiting already.", hint="try again in a moment", exit_code=ExitCode.NETWORK
+            f"{counted(n_waiting, 'request waits', 'requests wait')} already.",
+            hint="try again in a moment",
+            exit_code=ExitCode.NETWORK,
         )
         self.retry_after = 1 + n_waiting // 4
 
