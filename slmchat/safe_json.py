@@ -5,8 +5,10 @@ Refuses to know: what is written, and to whom.
 """
 
 import json
+import math
 import re
 import unicodedata
+from typing import Any
 
 # Control and format characters, surrogates, line and paragraph separators: general categories of Unicode.
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -50,10 +52,26 @@ def _plain(value: object, indent: int | None) -> str:
     """JSON as `json` writes it. It indents in Python, 20 times as slowly as it writes without: a list of flat records
     is written at once, with line breaks as its commas (a text in JSON has none), and its braces are moved then."""
     if indent != 2 or not _are_flat_records(value):
-        return json.dumps(value, indent=indent, ensure_ascii=False, default=str)
-    text = json.dumps(value, ensure_ascii=False, separators=(",\n    ", ": "))
+        return dumps(value, indent=indent, ensure_ascii=False, default=str)
+    text = dumps(value, ensure_ascii=False, separators=(",\n    ", ": "))
     records = text[2:-2].replace("},\n    {", "\n  },\n  {\n    ")
     return f"[\n  {{\n    {records}\n  }}\n]"
+
+
+def dumps(value: object, **how: Any) -> str:
+    """As `json.dumps`, but null for NaN and the infinities: Python writes words there that no other reader takes."""
+    try:
+        return json.dumps(value, allow_nan=False, **how)
+    except ValueError:
+        return json.dumps(_with_null(value), **how)
+
+
+def _with_null(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _with_null(each) for name, each in value.items()}
+    return [_with_null(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _are_flat_records(value: object) -> bool:

@@ -3,13 +3,14 @@
 import json
 import unicodedata
 
+import pytest
 from properties import given
 from properties import strategies as st
 
 from slmchat import safe_json
 
 _TEXTS = st.text(st.sampled_from('ab{}[]",:\n\\ \u200b\ufe0f\u2028é\x7f\x1b\U0001f600#9\u115f\t'), max_size=12)
-_VALUES = st.one_of(_TEXTS, st.integers(), st.floats(), st.booleans(), st.none())
+_VALUES = st.one_of(_TEXTS, st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.none())
 _RECORDS = st.lists(st.dictionaries(_TEXTS, _VALUES, max_size=4), max_size=4)
 _NESTED = st.lists(st.one_of(_VALUES, st.dictionaries(_TEXTS, st.lists(_VALUES, max_size=2), max_size=2)), max_size=3)
 
@@ -33,4 +34,12 @@ def test_it_is_what_json_writes_with_what_nobody_sees_escaped(value: object) -> 
 
 @given(_RECORDS)
 def test_it_is_read_back(value: list[dict[str, object]]) -> None:
-    assert repr(json.loads(safe_json.encode(value))) == repr(value)  # NaN is not equal to itself
+    assert repr(json.loads(safe_json.encode(value))) == repr(value)  # 0.0 and -0.0 are equal
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_number_that_json_does_not_have_is_null(indent: int | None) -> None:
+    value = {"id": 1e999, "input": {"x": float("nan"), "y": [1.5, (-1e999,)], "z": "NaN"}}
+    plain = {"id": None, "input": {"x": None, "y": [1.5, [None]], "z": "NaN"}}
+    assert json.loads(safe_json.encode(value, indent)) == plain
+    assert json.loads(safe_json.encode([{"a": float("inf"), "b": "NaN"}], indent)) == [{"a": None, "b": "NaN"}]

@@ -5,7 +5,6 @@ Refuses to know: paths, keys, what is asked and answered (app.py, openai.py).
 """
 
 import contextlib
-import json
 import select
 import socket
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 import h11
 
-from slmchat import __version__
+from slmchat import __version__, safe_json
 from slmchat.lazy_dataclasses import dataclass
 
 # What a request may be, in bytes: its head, and its body (pictures are in it as text).
@@ -158,7 +157,7 @@ class Connection:
 
     def answer(self, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
         """A whole answer: JSON, or bytes as they are. Raises `Gone`."""
-        data = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        data = body if isinstance(body, bytes) else safe_json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         kind = "text/plain; charset=utf-8" if isinstance(body, bytes) else "application/json"
         self._begin(status, {"Content-Type": kind, "Content-Length": str(len(data)), **(headers or {})})
         if data and not self._is_head:
@@ -171,7 +170,7 @@ class Connection:
 
     def event(self, data: object, name: str | None = None) -> None:
         """One event; text is sent as it is, all else as JSON. Raises `Gone`."""
-        text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+        text = data if isinstance(data, str) else safe_json.dumps(data, ensure_ascii=False)
         head = f"event: {name}\n" if name else ""
         self.send(f"{head}data: {text}\n\n".encode("utf-8", "replace"))
 
