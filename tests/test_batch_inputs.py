@@ -194,6 +194,22 @@ class TestFiles:
         with pytest.raises(SlmError, match="one file"):
             open_source([str(file), str(file)], "csv", False, io.StringIO())
 
+    @pytest.mark.parametrize("data", [b"[", b'[\n {"a": 1}\n]\n', b'\xef\xbb\xbf\n [ {"a": 1},\n{"a": 2}]'])
+    @pytest.mark.parametrize(("format", "wants_fields"), [(None, False), (None, True), ("jsonl", False)])
+    def test_an_array_of_json_is_named_as_what_it_is(
+        self, source: Callable[..., RowSource], data: bytes, format: str | None, wants_fields: bool
+    ) -> None:
+        with pytest.raises(SlmError, match="the input is one JSON array") as caught:
+            source(data, format, wants_fields)
+        assert caught.value.exit_code is ExitCode.USAGE
+        assert source(data, "lines").format == "lines"
+
+    @pytest.mark.parametrize("line", [b"[1, 2]", b"[Bob] hello", b'["a"]'])
+    def test_a_line_that_only_begins_with_a_bracket_is_a_line(
+        self, source: Callable[..., RowSource], line: bytes
+    ) -> None:
+        assert _texts(source(line)) == [(1, line.decode(), None)]
+
     def test_formats_that_there_are_not(self) -> None:
         with pytest.raises(SlmError, match="--format cannot be 'xml'"):
             open_source([], "xml", False, io.StringIO())

@@ -3,6 +3,7 @@
 import json
 import unicodedata
 
+import pytest
 from properties import given
 from properties import strategies as st
 
@@ -46,3 +47,11 @@ def test_numbers_that_json_does_not_have_are_null() -> None:
     ):
         assert json.loads(safe_json.encode(value)) == json.loads(text)
         assert safe_json.dumps(value) == text
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_number_that_json_does_not_have_is_null(indent: int | None) -> None:
+    value = {"id": 1e999, "input": {"x": float("nan"), "y": [1.5, (-1e999,)], "z": "NaN"}}
+    plain = {"id": None, "input": {"x": None, "y": [1.5, [None]], "z": "NaN"}}
+    assert json.loads(safe_json.encode(value, indent)) == plain
+    assert json.loads(safe_json.encode([{"a": float("inf"), "b": "NaN"}], indent)) == [{"a": None, "b": "NaN"}]

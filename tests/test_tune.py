@@ -329,3 +329,22 @@ def test_a_busy_machine_is_said(
     assert "other programs used 40% of the processors" in told.err
     assert "the usual settings are the fastest" in told.out
     assert tuning.of(tiny, made).is_disturbed
+
+
+def test_what_cannot_be_kept_is_shown_all_the_same(
+    tiny: Path, made: settings.Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from slmchat.terminal.console import Console
+
+    def full(*_: object) -> None:
+        raise SlmError("the disk is full.", exit_code=ExitCode.STORAGE)
+
+    monkeypatch.setattr(sandbox, "seal", lambda _settings: None)
+    monkeypatch.setattr(tuning, "keep", full)
+    seconds = itertools.cycle([0.1])
+    monkeypatch.setattr(autotune.throughput, "measure", lambda *_given: WorkloadTimes(next(seconds), next(seconds)))
+    for is_json in (False, True):
+        with pytest.raises(SlmError, match="the disk is full"):
+            tune.tune(str(tiny), made, Console(), is_reset=False, is_json=is_json)
+        told = capsys.readouterr().out
+        assert ('"is_kept": false' if is_json else "not kept (the disk refuses it)") in told

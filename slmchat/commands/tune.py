@@ -11,7 +11,7 @@ from slmchat.catalog.records import Installed
 from slmchat.engine import crash_guard
 from slmchat.engine.llama import LlamaEngine
 from slmchat.engine.throughput import GivenUp
-from slmchat.errors import ExitCode
+from slmchat.errors import ExitCode, SlmError
 from slmchat.hardware.power import power
 from slmchat.hardware.usage import OthersWatch
 from slmchat.models import resolve, sandbox, tuning
@@ -56,10 +56,23 @@ def tune(name: str | None, settings: Settings, console: Console, *, is_reset: bo
         opened.close()
     share = others.share()
     found = tuning_of(outcomes, is_disturbed=share is not None and share > _BUSY_SHARE)
-    if not settings.is_private:
-        tuning.keep(installed.path, found, settings)
-    _tell(installed, outcomes, found, own, share, console, is_json=is_json, is_kept=not settings.is_private)
+    refused = _keep(installed, found, settings)
+    why_not = "--private" if settings.is_private else refused and "the disk refuses it"
+    _tell(installed, outcomes, found, own, share, console, is_json=is_json, why_not_kept=why_not or "")
+    if refused is not None:  # said last: what was measured for a minute is not lost with it
+        raise refused
     return ExitCode.DONE
+
+
+def _keep(installed: Installed, found: Tuning, settings: Settings) -> SlmError | None:
+    """Keep what won, where anything is kept; why that cannot be done."""
+    if settings.is_private:
+        return None
+    try:
+        tuning.keep(installed.path, found, settings)
+    except SlmError as error:
+        return error
+    return None
 
 
 def _reset(name: str | None, settings: Settings, console: Console, *, is_json: bool) -> ExitCode:
@@ -81,8 +94,9 @@ def _tell(
     console: Console,
     *,
     is_json: bool,
-    is_kept: bool,
+    why_not_kept: str,
 ) -> None:
+    """`why_not_kept`: "" where it is."""
     if is_json:
         told = [asdict(outcome) for outcome in outcomes]
         console.print_json(
@@ -93,14 +107,15 @@ def _tell(
                 "library": own.used.as_json(),
                 "own_build": {"gain": own.gain and asdict(own.gain), "missing": own.missing},
                 "others_share": share,
-                "is_kept": is_kept,
+                "is_kept": not why_not_kept,
             }
         )
     else:
         for outcome in outcomes:
             console.labelled(f"{outcome.name:<18}", _in_words(outcome))
         console.labelled(f"{'own build':<18}", own.in_words())
-        kept = "kept for this model on this device; slm tune --reset forgets it" if is_kept else "not kept (--private)"
+        kept = "kept for this model on this device; slm tune --reset forgets it"
+        kept = f"not kept ({why_not_kept})" if why_not_kept else kept
         console.print(f"\n{found.in_words() or 'the usual settings are the fastest'}: {kept}")
     if found.is_disturbed:
         console.warn(f"other programs used {share:.0%} of the processors meanwhile: tune again when they are done.")

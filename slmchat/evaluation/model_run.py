@@ -153,7 +153,9 @@ class ModelRun:
         if self._method.n_ctx is not None:
             return opened.window(self._method.n_ctx)
         longest = sorted(task.items, key=lambda item: len(item.prompt), reverse=True)[:_COUNTED]
-        needed = max(opened.engine.count(asking.prompt(item)) for item in longest) + asking.room(opened.engine) + 1
+        most = opened.trained_context_length or None
+        counted = (opened.engine.count(asking.prompt(item), most) for item in longest)
+        needed = max(counted) + asking.room(opened.engine) + 1
         wanted = -(-needed // _CTX_STEP) * _CTX_STEP
         return opened.window(min(wanted, opened.trained_context_length or wanted))
 

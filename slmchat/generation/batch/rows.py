@@ -116,6 +116,12 @@ def open_source(
     ahead = _Ahead(utf8_reader(stream.read if is_file else watched(stream.read), files[0] if is_file else "the input"))
     lines = read_lines(ahead.read)
     first = next((line for line in lines if line.data.strip()), None)
+    if first is not None and format in (None, "jsonl") and _begins_array(first):
+        raise SlmError(
+            "the input is one JSON array, and rows are JSON objects, each on a line of its own.",
+            hint="jq -c '.[]' FILE > rows.jsonl makes them; with --format lines each line is an input",
+            exit_code=ExitCode.USAGE,
+        )
     found = format or _detected(first, wants_fields)
     begun, total = ahead.taken(), _size(stream)
     if found == "csv":
@@ -211,6 +217,12 @@ def _detected(first: Line | None, wants_fields: bool) -> str:
         except (ValueError, RecursionError):
             return "lines"
     return "csv" if wants_fields else "lines"
+
+
+def _begins_array(first: Line) -> bool:
+    """Whether this may be the first line of a file that is an array of objects, as most programs write them."""
+    mark, inside = first.data.strip()[:1], first.data.strip()[1:].lstrip()
+    return mark == b"[" and (not inside or inside.startswith(b"{"))
 
 
 def _text(data: bytes) -> tuple[str, str | None]:
