@@ -109,8 +109,8 @@ def main() -> None:
     parser.add_argument("rows", type=Path)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     given = parser.parse_args()
-    lines = given.rows.read_text().splitlines() if given.rows.exists() else []
-    done = {json.loads(line)["question"] for line in lines}
+    given.rows.touch()
+    done = {json.loads(line)["question"] for line in given.rows.read_text().splitlines()}
     asked = [one for one in questions() if one.span is not None]
     random.Random(0).shuffle(asked)  # a sample, whenever it is cut off
     ask(given.model, [one for one in asked if one.question not in done], given.rows, given.seconds)
