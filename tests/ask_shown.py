@@ -1,8 +1,8 @@
 """What it brings that an answer is made from the nearest sentence, too, and that only what it refers to is shown.
 
-    python tests/ask_shown.py GGUF --rows FILE [--seconds N]
+    python tests/ask_shown.py GGUF FILE [--seconds N]
 
-The questions of tests/data/ask that have an answer go through slm's own steps, by words alone and in the order of chance.
+The questions of tests/data/ask that have an answer go through slm's own steps, by words alone and in a random order.
 The model quotes once; then it answers from what it has quoted, and from that and the nearest sentence. Each question is a
 line of FILE at once, and what stands in FILE is not asked again. An answer counts as right where it has half of the words
 and numbers of the span that answers it, without those of the question: compare, and read the lines yourself.
@@ -106,11 +106,11 @@ def _is_right(span: str, text: str, question: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("rows", type=Path)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     given = parser.parse_args()
-    lines = given.rows.read_text().splitlines() if given.rows.exists() else []
-    done = {json.loads(line)["question"] for line in lines}
+    given.rows.touch()
+    done = {json.loads(line)["question"] for line in given.rows.read_text().splitlines()}
     asked = [one for one in questions() if one.span is not None]
     random.Random(0).shuffle(asked)  # a sample, whenever it is cut off
     ask(given.model, [one for one in asked if one.question not in done], given.rows, given.seconds)
