@@ -91,7 +91,9 @@ def answer(opened: OpenModel, plan: RunRequest, console: Console) -> ExitCode:
     )
     # 3. Where it goes, and what is said of it.
     if delegate.is_shown:
-        console.write("" if completion.text.endswith("\n") else "\n")
+        is_ended = completion.text.endswith("\n")
+        is_nothing = not completion.text and completion.finish_reason is FinishReason.INTERRUPTED
+        console.write("" if is_ended or (is_nothing and not console.is_stdout_tty) else "\n")
     else:
         record = {**completion.record(opened.model.key, load_s), **besides}
         writer.write(completion, record, discard_partial=plan.is_structured or several is not None)
