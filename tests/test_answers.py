@@ -35,6 +35,7 @@ from slmchat.retrieval.index import Passage
 from slmchat.retrieval.quotations import quotations_in
 from slmchat.retrieval.reader_check import is_reader
 from slmchat.retrieval.steps import SilentDelegate
+from slmchat.retrieval.whole_sentences import widened
 from slmchat.terminal.console import Console
 
 PUMP = "The filter is cleaned every\nsix weeks. The pump must not run dry."
@@ -361,6 +362,47 @@ class TestQuotations:
     def test_pages_and_lines_are_told(self) -> None:
         first, second = quotations_in('[1] "The pump must not run dry."\n[2] "Bicycles travel"', self.PASSAGES)
         assert (first.where, second.where) == ("line 11", "page 3")
+
+
+class TestWholeSentences:
+    MANUAL = passage(
+        "## Wall\n\nA bracket is not included; it is sold as part HB-114. Use two screws.\n\n"
+        "- Send the claim within 45 days.\n- Keep the bill.\n\nDer Tank fasst 1,8 Liter. Die Garantie gilt 45 Tage."
+    )
+    TABLE = passage("| from | to |\n|---|---|\n| 19:05 | 20:00 |\n| 21:05 | 22:00 |", "times.md")
+    CODE = passage("KEEP = 5\n\ndef kept(day):\n    return day.day <= KEEP and day.weekday() == 6\n", "days.py")
+
+    @pytest.mark.parametrize(
+        ("quoted", "whole"),
+        [
+            ("HB-114.", "A bracket is not included; it is sold as part HB-114."),
+            ("sold as part HB-114. Use two", "A bracket is not included; it is sold as part HB-114. Use two screws."),
+            ("45 days.", "- Send the claim within 45 days."),
+            ("1,8 Liter.", "Der Tank fasst 1,8 Liter."),
+            ("20:00 |", "| 19:05 | 20:00 |"),
+            ("Use two screws.", "Use two screws."),
+            ("stands nowhere", "stands nowhere"),
+        ],
+    )
+    def test_a_piece_is_widened_to_the_sentences_around_it(self, quoted: str, whole: str) -> None:
+        assert widened(quoted, "?", [self.TABLE, self.MANUAL]) == whole
+
+    def test_of_code_whole_lines_are_taken(self) -> None:
+        code = replace(self.CODE, chunk=replace(self.CODE.chunk, kind=DocumentKind.CODE))
+        assert widened("day.weekday() ==", "?", [code]) == "return day.day <= KEEP and day.weekday() == 6"
+
+    def test_of_several_places_the_one_with_words_of_the_question_counts(self) -> None:
+        assert widened("45", "Wie lange gilt die Garantie?", [self.MANUAL]) == "Die Garantie gilt 45 Tage."
+        assert widened("45", "When must I send the claim?", [self.MANUAL]) == "- Send the claim within 45 days."
+
+    def test_what_would_be_too_long_stays_as_it_is(self) -> None:
+        endless = passage("word " * 200 + "HB-114 " + "word " * 200)
+        assert widened("HB-114", "?", [endless]) == "HB-114"
+
+    def test_the_answer_shows_the_sentence(self, asked: Asked) -> None:
+        asked.found = [self.MANUAL]
+        answer = asked("Which bracket is not included, sold as part of what?", '[1] "HB-114."', "It is HB-114 [1].")
+        assert [each.text for each in answer.quotations] == ["A bracket is not included; it is sold as part HB-114."]
 
 
 class TestVerySmallModels:

@@ -18,7 +18,7 @@ import functools
 import json
 import re
 import unicodedata
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from itertools import accumulate, pairwise
@@ -149,12 +149,23 @@ class QuotablePassages:
     def sentences(self) -> Iterator[str]:
         """What stands between two places where a sentence ends, of all passages."""
         begin = 0
-        for end in range(1, len(self.ends)):
-            if self.ends[end] & _SENTENCE:
-                text = self.data[begin:end].decode("utf-8", "replace").strip("\ufffd \t\n")
-                if text:
-                    yield text
-                begin = end
+        for end in self._sentence_ends:
+            if text := self._text(begin, end):
+                yield text
+            begin = end
+
+    def around(self, begin: int, end: int) -> str:
+        """The sentences of which these bytes are part."""
+        ends = self._sentence_ends
+        first, last = bisect_right(ends, begin), bisect_left(ends, end)
+        return self._text(ends[first - 1] if first else 0, ends[last] if last < len(ends) else len(self.data))
+
+    def _text(self, begin: int, end: int) -> str:
+        return self.data[begin:end].decode("utf-8", "replace").strip("\ufffd \t\n")
+
+    @property
+    def _sentence_ends(self) -> list[int]:
+        return [end for end in range(1, len(self.ends)) if self.ends[end] & _SENTENCE]
 
     def _read(self, passage: str, begin: int, offsets: list[int] | None) -> None:
         def place(index: int) -> int:
