@@ -6,6 +6,7 @@ Refuses to know: how any errand is done. A command body is one lazy import and o
 
 import functools
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -512,6 +513,14 @@ def _usage(error: Any, arguments: Sequence[str]) -> SlmError:
     return explained(error, arguments, whole_program().commands)
 
 
+def _has_current_directory() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
 def _bug(error: Exception) -> SlmError:
     if isinstance(error, MemoryError):
         return SlmError(
@@ -524,6 +533,10 @@ def _bug(error: Exception) -> SlmError:
             "this system has no directory for temporary files that can be written.",
             hint="TMPDIR=DIRECTORY names one",
             exit_code=ExitCode.STORAGE,
+        )
+    if isinstance(error, FileNotFoundError) and error.filename is None and not _has_current_directory():
+        return SlmError(
+            "the current directory has been deleted.", hint="cd to one that is there", exit_code=ExitCode.STORAGE
         )
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename})" if error.filename else ""

@@ -163,6 +163,10 @@ def test_too_little_memory_is_not_a_bug_of_slm() -> None:
     assert "memory" in told.message
 
 
+def _deleted() -> str:
+    raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+
 def test_the_current_directory_never_holds_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """tempfile takes it where there is no other; behind the seal nothing may be written where libraries are found."""
     monkeypatch.setattr(writable_paths, "_MEMORY", tmp_path / "none")
@@ -172,6 +176,14 @@ def test_the_current_directory_never_holds_temporary_files(tmp_path: Path, monke
         monkeypatch.delenv(name, raising=False)
     assert writable_paths.temporary_directory() is None
     assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "other"))
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr(os, "getcwd", _deleted)
+    assert writable_paths.temporary_directory() == tmp_path.resolve() / "other" / f"slm-{os.geteuid()}"
+    monkeypatch.undo()
+    monkeypatch.setattr(writable_paths, "_MEMORY", tmp_path / "none")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", os.getcwd())
     monkeypatch.setenv("TMPDIR", os.getcwd())
     assert writable_paths.temporary_directory() == tmp_path.resolve() / f"slm-{os.geteuid()}"
 
@@ -372,3 +384,16 @@ def test_a_call_that_is_nested_without_end_stays_a_text() -> None:
 
     text = "[" * 100_000 + "]" * 100_000
     assert ToolCall("name", text)._given() == text
+
+
+def test_a_current_directory_that_is_gone_is_named(
+    tmp_path: Path, slm: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for arguments in (("sessions", "export", "x", "-o", "x.md"), ("show", "./x.gguf"), ("docs", "show", "a.md")):
+        told = slm(*arguments)
+        assert told.code in (ExitCode.USAGE, ExitCode.STORAGE)
+        assert "the current directory has been deleted" in told.err
+    assert slm("list").code == 0

@@ -270,7 +270,8 @@ def absolute(text: str) -> Path:
             raise ValueError("a path cannot hold a null character")
         return user_path(text).absolute()
     except (OSError, ValueError) as error:  # no current directory, not encodable
-        message = f"the path '{shown(text)}' cannot be used: {shown(str(error))}."
+        reason = isinstance(error, OSError) and "the current directory has been deleted"
+        message = f"the path '{shown(text)}' cannot be used: {reason or shown(str(error))}."
         raise SlmError(message, exit_code=ExitCode.USAGE) from error
 
 

@@ -86,7 +86,7 @@ def temporary_directory() -> Path | None:
 
     with suppress(OSError):
         system = tempfile.gettempdir()
-        if system == os.getcwd() and system not in (*map(os.environ.get, _TEMPORARY_NAMES), *_TEMPORARY):
+        if _is_current(system) and system not in (*map(os.environ.get, _TEMPORARY_NAMES), *_TEMPORARY):
             return None  # it takes the current directory where there is no other: a file of a library there is code
         own = Path(os.path.realpath(system), f"slm-{os.geteuid()}")
         own.mkdir(mode=0o700, exist_ok=True)
@@ -94,6 +94,13 @@ def temporary_directory() -> Path | None:
         if own.is_dir() and not own.is_symlink() and found.st_uid == os.geteuid() and not found.st_mode & 0o077:
             return own
     return None
+
+
+def _is_current(directory: str) -> bool:
+    try:
+        return directory == os.getcwd()
+    except OSError:  # it has been deleted
+        return False
 
 
 def use_temporary_directory() -> None:
