@@ -267,3 +267,17 @@ def test_nothing_imports_pillow_before_there_is_a_picture(home: Path) -> None:
     code = "import sys, slmchat.cli, slmchat.commands.run, slmchat.commands.repl.app; print('PIL' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs of POSIX")
+def test_a_fifo_is_not_even_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whoever writes into it would be there for this one look, and be gone for the reader who comes then.
+    os.mkfifo(fifo := tmp_path / "fifo")
+
+    def opened(*_: object) -> int:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr(pictures.os, "open", opened)
+    assert not pictures.is_picture(fifo)
+    with pytest.raises(SlmError, match="is not a regular file"):
+        pictures.read(fifo)

@@ -174,8 +174,10 @@ def decode(data: bytes, name: str) -> Image:
 
 
 def _opened(path: Path) -> io.BufferedReader:
-    """Open a regular file; a FIFO would wait for ever."""
+    """Open a regular file. A FIFO would wait for ever; one that is opened and closed has lost its writer."""
     try:
+        if not stat.S_ISREG(user_path(path).stat().st_mode):
+            raise SlmError(f"{path} is not a regular file.", exit_code=ExitCode.USAGE)
         descriptor = os.open(user_path(path), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError as error:
         raise SlmError(f"'{path}' is not the name of a file.", exit_code=ExitCode.USAGE) from error

@@ -334,7 +334,7 @@ def _csv_header(reader: Iterator[list[str]]) -> list[str]:
     try:
         header = [name.strip() for name in next(reader)]
     except (csv.Error, StopIteration) as error:
-        reason = "it is empty" if isinstance(error, StopIteration) else str(error)
+        reason = "it is empty" if isinstance(error, StopIteration) else str(error).partition(" - ")[0]
         raise SlmError(f"the header of the CSV cannot be read: {reason}.", exit_code=ExitCode.USAGE) from error
     doubled = next((name for name in header if header.count(name) > 1), None)
     if doubled is not None:
