@@ -124,7 +124,7 @@ def _is_of_others_too(directory: Path) -> bool:
     """Whether SLM_HOME was set to a place that is not slm's: the home directory or one above it, or one like /tmp."""
     try:
         place, user = directory.resolve(), home_directory()
-        above = () if user is None else (user.resolve(), *user.resolve().parents)
+        above = (Path(place.anchor),) if user is None else (user.resolve(), *user.resolve().parents)
         return place in above or bool(place.stat().st_mode & stat.S_ISVTX)
     except (OSError, RuntimeError):  # not there yet; links in a circle
         return True

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from slmchat import ranges
 from slmchat.catalog import model_kind
 from slmchat.catalog.gguf_header import Header
-from slmchat.catalog.records import Installed
+from slmchat.catalog.records import BASE_TAG, Installed
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import ChatTemplate
 from slmchat.diagnostics.findings import Check, Finding, fine, note, wrong
@@ -51,9 +51,11 @@ class ModelUnderTest:
 
     @property
     def is_base(self) -> bool:
-        """Whether the catalog or the file's own name says that it was not made to chat."""
+        """Whether the catalog or the file's own name says that it was not made to chat; a template may be lost."""
         name = (self.header.name or "").lower()
-        return "base" in self.installed.tags or bool(re.search(r"(^|[-_ ])(base|pt|pretrained)([-_ .]|$)", name))
+        return (self.installed.is_fetched and BASE_TAG in self.installed.tags) or bool(
+            re.search(r"(^|[-_ ])(base|pt|pretrained)([-_ .]|$)", name)
+        )
 
 
 def _files(tested: ModelUnderTest) -> Iterator[Finding]:

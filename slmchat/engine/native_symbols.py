@@ -24,6 +24,7 @@ llama_synchronize
 llama_token_to_piece llama_tokenize llama_version llama_vocab_bos llama_vocab_eos llama_vocab_eot
 llama_vocab_fim_mid llama_vocab_fim_pre llama_vocab_fim_rep llama_vocab_fim_sep llama_vocab_fim_suf
 llama_vocab_get_add_bos llama_vocab_get_attr llama_vocab_get_text llama_vocab_is_eog llama_vocab_n_tokens
+llama_vocab_type
 """
 
 _MULTIMODAL = """

@@ -13,15 +13,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmchat.engine.api import InfillTokens
-from slmchat.engine.least_tokens import LeastTokens
 from slmchat.engine.requests import Image, Part, Prompt
 from slmchat.engine.results import AtLeast
 from slmchat.engine.vision import Vision
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
+
+if TYPE_CHECKING:
+    from slmchat.engine.least_tokens import LeastTokens
 
 # The longest piece of a token, in bytes; longer ones (rare) take a second call.
 _PIECE_BYTES = 64
@@ -88,7 +90,6 @@ class Vocabulary:
         self._ends = self._find_ends()
         self._guarded = self._find_guarded(model)
         self._guard = re.compile("|".join(map(re.escape, self._guarded))) if self._guarded else None
-        self._least = LeastTokens(api, self._vocab, self.n_tokens, functools.partial(self.piece, is_shown=True))
 
     def text_of(self, token: int) -> str:
         """The spelling of a token in the vocabulary; empty where the model has no such token (-1)."""
@@ -188,6 +189,12 @@ class Vocabulary:
         """So many tokens a very long prompt has, or more, at a glance; 0 for any other."""
         said = [part.text for part in prompt.parts if not (part.is_template or part.tokens or part.image)]
         return self._least.of(said) if sum(map(len, said)) >= _LONG else 0
+
+    @functools.cached_property
+    def _least(self) -> "LeastTokens":
+        from slmchat.engine.least_tokens import LeastTokens  # most prompts are short
+
+        return LeastTokens(self._api, self._vocab, self.n_tokens, functools.partial(self.piece, is_shown=True))
 
     def _lay_out(self, prompt: Prompt) -> _Layout:
         layout = _Layout()

@@ -58,7 +58,8 @@ def response_request(body: object) -> ApiRequest:
 
 def _in_own_names(text: str, places: Sequence[str]) -> str:
     """What is said of a chat completion, in the fields of this request. `places`: where its messages come from."""
-    text = re.sub(r"messages\[(\d+)\]", lambda found: places[int(found[1])], text)
+    named = {f"messages[{number}]": place for number, place in enumerate(places)}  # others are the client's own words
+    text = re.sub(r"messages\[\d+\]", lambda found: named.get(found[0], found[0]), text)
     return re.sub("|".join(_OWN_NAMES), lambda found: _OWN_NAMES[found[0]], text)
 
 
