@@ -38,6 +38,7 @@ from slmchat.retrieval.index import Passage
 from slmchat.retrieval.nearest import nearest_sentences
 from slmchat.retrieval.quotations import Quotation, is_verbatim
 from slmchat.retrieval.steps import AnswerDelegate, AnswerStep, CitingHandler, ReadingHandler
+from slmchat.retrieval.whole_sentences import in_whole_sentences
 from slmchat.wording import counted
 
 TOP, TOP_SMALL = 5, 3
@@ -170,7 +171,9 @@ class DocumentAnswers:
             return replace(made, refusal=_NOT_STATED)
         delegate.quoted(quotations)
         # 3. The answer, which refers to it.
-        return made if self._is_quoting_only else self._answered(made, delegate)
+        answer = made if self._is_quoting_only else self._answered(made, delegate)
+        said = f"{question} {answer.text}"
+        return replace(answer, quotations=in_whole_sentences(answer.quotations, said, passages))
 
     def _judged(self, question: str, found: Sequence[Passage], delegate: AnswerDelegate) -> Answer:
         """An answer without text: whether it is refused already, and what it took to find out."""

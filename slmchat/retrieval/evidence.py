@@ -14,7 +14,6 @@ from slmchat.retrieval import thresholds
 from slmchat.retrieval.index import Passage
 from slmchat.retrieval.nearest import nearest_sentences
 from slmchat.retrieval.quotations import Quotation, numbered, quotations_in, quotations_of
-from slmchat.retrieval.whole_sentences import widened
 
 NEAREST_ROOM = 200
 """Tokens for the nearest sentences in a prompt."""
@@ -29,11 +28,12 @@ def has_nearest(model: BackendModel) -> bool:
 
 
 def evidence(question: str, copied: str, passages: Sequence[Passage], model: BackendModel) -> tuple[Quotation, ...]:
-    """What the model has quoted, in whole sentences, and behind it the nearest sentences that are not in that. Nothing
-    where it has quoted nothing: then nothing answers the question."""
-    texts = [widened(each.text, question, passages) for each in quotations_in(copied, passages)]
-    if not texts or not has_nearest(model):
-        return tuple(quotations_of(texts, passages))
+    """What the model has quoted, and behind it the nearest sentences that are not in that. Nothing where it has quoted
+    nothing: then nothing answers the question."""
+    own = quotations_in(copied, passages)
+    if not own or not has_nearest(model):
+        return tuple(own)
+    texts = [each.text for each in own]
     n_left = _MOST_NEAREST
     for sentence in nearest_sentences(question, passages):
         n_left -= len(sentence)
