@@ -24,6 +24,7 @@ from slmchat.conversation.exchange import Times
 from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.engine.thinking import ThinkingMode
 from slmchat.errors import ExitCode, SlmError
+from slmchat.models.backend import LocalModel
 from slmchat.terminal.answer_progress import AnswerProgress
 from slmchat.terminal.console import Console
 
@@ -362,6 +363,14 @@ def test_the_models_to_go_on_with_are_listed(chat: Open, monkeypatch: pytest.Mon
     monkeypatch.setattr(models, "switch", lambda _chat, name: asked.append(name))
     room._handle("/model")
     assert asked == ["other:2b@Q4_K_M"]
+
+
+def test_a_base_model_that_goes_on_is_told(chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = chat()
+    base = LocalModel(replace(room.session.model.installed, tags=("base",)))  # type: ignore
+    monkeypatch.setattr(type(room.place), "find", lambda *_: base)
+    monkeypatch.setattr(LocalModel, "check", lambda _self: None)
+    assert "is a base model" in answer_of(room, "/model other:2b")
 
 
 def test_what_could_not_be_kept_is_not_said_to_be(chat: Open) -> None:

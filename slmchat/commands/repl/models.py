@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.commands.repl.app import ChatApp, usage
+from slmchat.commands.repl.greeting import tell_of_base
 from slmchat.errors import SlmError
 from slmchat.models.remote_backend import REMOTE_MARK
 from slmchat.terminal.picker import Pickable, pick
@@ -45,6 +46,7 @@ def switch(chat: ChatApp, name: str) -> None:
     chat.switch_model(model)
     session.opened.loading.when_done(chat.editor.refresh)
     chat.console.note(f"From here on {session.label} answers; the conversation goes on.")
+    tell_of_base(chat.console, model, is_raw=session.options.raw)
     if had_adapters and not session.adapters:
         chat.console.note("The adapters belonged to the model before; /lora lays others over this one.")
 
