@@ -130,6 +130,12 @@ def test_they_are_listed_and_dropped(chat: ChatApp, engine: FakeEngine, manual: 
     assert len(engine.prompts) == 1 and QUOTED not in engine.prompts[0]
 
 
+def test_what_is_not_there_is_told_before_all_else(chat: ChatApp, tmp_path: Path) -> None:
+    said(chat)
+    chat._handle(f"/docs {tmp_path}/nothing")
+    assert said(chat).startswith(f"slm: {tmp_path}/nothing cannot be read")
+
+
 def test_paths_are_completed(chat: ChatApp, manual: Path) -> None:
     assert [found for found, _ in complete(chat, str(manual)[:-3])] == [str(manual)]
 

@@ -30,7 +30,7 @@ from slmchat.options import AskOptions, GenerationOptions
 from slmchat.retrieval.answer_record import answer_record
 from slmchat.retrieval.answers import TOP, Answer, DocumentAnswers
 from slmchat.retrieval.chunk_vectors import VECTORS_S
-from slmchat.retrieval.file_tree import LEFT_OUT
+from slmchat.retrieval.file_tree import LEFT_OUT, resolved
 from slmchat.retrieval.index import DocumentIndex, IndexReport
 from slmchat.retrieval.loaders.kinds import READABLE
 from slmchat.retrieval.opening import open_index
@@ -56,6 +56,7 @@ def ask(own: AskedQuestion, asked: AskOptions, settings: Settings, console: Cons
     options = GenerationOptions.of(asked)
     server = None if own.no_server else WarmServer.find(options, settings)
     backend = open_backend(options, settings, console, server=server)
+    resolved(paths)  # what is not there is told before a model is loaded
     questions = [" ".join(words)] if words else _questions_on_stdin(console)
     opened = open_model(backend, options, settings, console)
     # 3. What is new of the documents is read.

@@ -22,6 +22,7 @@ from slmchat.generation.generator import Generator
 from slmchat.generation.response import StreamHandler
 from slmchat.retrieval.answers import DocumentAnswers, ReadingOrder
 from slmchat.retrieval.chunk_vectors import VECTORS_S
+from slmchat.retrieval.file_tree import resolved
 from slmchat.retrieval.index import DocumentIndex, IndexReport
 from slmchat.retrieval.opening import open_index
 from slmchat.retrieval.quotations import Quotation
@@ -47,6 +48,7 @@ class ChatDocuments:
         self, paths: Sequence[Path], session: ChatSession, settings: Settings, scope: CancelScope
     ) -> IndexReport | None:
         """Read these documents; None when that was cancelled. Raises `SlmError` (USAGE) for what does not exist."""
+        resolved(paths)  # what is not there is told before all else
         flag = CancelFlag()
         with scope(flag):
             report = self._opened(session, settings).add(paths, session.reporter, flag, vectors_s=VECTORS_S)
