@@ -66,6 +66,12 @@ class _Made:
     n_seen: int = dataclasses.field(init=False, default=0)
 
 
+class _Table(list[str]):
+    """What tables of pandas and Polars have in common: going through them gives the names of their columns."""
+
+    columns = ("name", "text")
+
+
 @dataclasses.dataclass
 class _Nothing:
     pass
@@ -843,6 +849,7 @@ class TestMany:
         [
             ("one text", {}, "prompts must be a list of texts"),
             (None, {}, "prompts must be a list of texts, not None."),
+            (_Table(), {}, "prompts must be a list of texts, not a value of type test_python_api._Table."),
             (["1"], {"parallel": 0}, "parallel must be a whole number from 1 to 255, or None."),
             (["1"], {"max_tokens": 0}, "max_tokens must be"),
         ],

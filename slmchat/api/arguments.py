@@ -68,11 +68,18 @@ def text_or_texts(value: object, name: str) -> list[str]:
 
 
 def several(value: object, name: str, of_what: str) -> list[object]:
-    """The things in a sequence. Raises `SlmError` (USAGE) for a text, bytes, a mapping and what is no sequence."""
+    """The things in a sequence. Raises `SlmError` (USAGE) for a text, bytes, a mapping, a table and what is not a
+    sequence."""
     return _items(value, name, f"a list of {of_what}")
 
 
 def _items(value: object, name: str, wanted: str) -> list[object]:
+    if hasattr(value, "columns"):  # of pandas, Polars, Arrow: going through it gives the names of its columns
+        raise SlmError(
+            f"{name} must be {wanted}, not {_named(value)}.",
+            hint=f"one column of the table: {name}=table['NAME']",
+            exit_code=ExitCode.USAGE,
+        )
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict)):
         with contextlib.suppress(TypeError):  # an array of no dimension says that it can be iterated over
             return list(value)
