@@ -122,7 +122,10 @@ _MEMORY_NEEDED = 1 << 30  # bytes; the quick tests write 130 MB
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The quick tests have their files in memory, where `--basetemp` says nothing else: on a disk they would wait for it."""
+    """The quick tests have their files in memory, where `--basetemp` says nothing else: on a disk they would wait for it.
+    They look at fewer examples of each property."""
+    if "slow" in _marks_left_out(config):
+        os.environ["FEW_EXAMPLES"] = "1"  # properties.py
     is_quick = "real" in _marks_left_out(config) and "PYTEST_XDIST_WORKER" not in os.environ
     if is_quick and config.option.basetemp is None and _has_room(_MEMORY):
         place = tempfile.mkdtemp(prefix="slm-tests-", dir=_MEMORY)
