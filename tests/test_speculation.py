@@ -133,8 +133,8 @@ class TestPolicy:
 class Shelf:
     """Implements `KeptRows` in memory."""
 
-    def __init__(self, rows: Mapping[tuple[int, int], int] = {}) -> None:
-        self.rows = dict(rows)
+    def __init__(self) -> None:
+        self.rows: dict[tuple[int, int], int] = {}
         self.n_writes = 0
 
     def read(self) -> dict[tuple[int, int], int]:
@@ -203,7 +203,17 @@ class TestKeptProof:
         assert self._of("m5").read() == {}
 
     @pytest.mark.parametrize(
-        "content", ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "key": 3, "exact": {}}', b"\xff\xfe"]
+        "content",
+        [
+            "",
+            "{",
+            "[]",
+            "null",
+            pytest.param("[" * 100_000, id="deep"),
+            '{"format": 1}',
+            '{"format": 1, "key": 3, "exact": {}}',
+            b"\xff\xfe",
+        ],
     )
     def test_a_damaged_file_counts_as_none_and_is_replaced(self, place: Path, content: str | bytes) -> None:
         file = place / "exact-batches.json"

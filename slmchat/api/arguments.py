@@ -13,9 +13,9 @@ from typing import SupportsIndex
 from slmchat.errors import ExitCode, SlmError
 
 
-def refused(name: str, wanted: str, value: object) -> SlmError:
+def refused(name: str, wanted: str, value: object, hint: str | None = None) -> SlmError:
     """The error for a value that `name` cannot have."""
-    return SlmError(f"{name} must be {wanted}, not {_named(value)}.", exit_code=ExitCode.USAGE)
+    return SlmError(f"{name} must be {wanted}, not {_named(value)}.", hint=hint, exit_code=ExitCode.USAGE)
 
 
 def text(value: object, name: str) -> str:
@@ -75,11 +75,7 @@ def several(value: object, name: str, of_what: str) -> list[object]:
 
 def _items(value: object, name: str, wanted: str) -> list[object]:
     if hasattr(value, "columns"):  # of pandas, Polars, Arrow: going through it gives the names of its columns
-        raise SlmError(
-            f"{name} must be {wanted}, not {_named(value)}.",
-            hint=f"one column of the table: {name}=table['NAME']",
-            exit_code=ExitCode.USAGE,
-        )
+        raise refused(name, wanted, value, f"one column of the table: {name}=table['NAME']")
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict)):
         with contextlib.suppress(TypeError):  # an array of no dimension says that it can be iterated over
             return list(value)

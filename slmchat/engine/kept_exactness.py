@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from slmchat import kept_json
 from slmchat.engine import verdicts
 from slmchat.engine.kvstore import StateKey
 from slmchat.errors import SlmError
@@ -60,10 +61,7 @@ class KeptExactness:
 
 def _entries(place: Path) -> dict[str, Any]:
     """All entries of this library on this processor. Raises `ValueError`, `KeyError`, `TypeError` for another file."""
-    try:
-        found = json.loads((place / _FILE).read_text(encoding="utf-8"))
-    except OSError:
-        return {}
-    if found["format"] != _FORMAT or found["key"] != verdicts.library_key():
+    found = kept_json.read(place / _FILE)
+    if found is None or found["format"] != _FORMAT or found["key"] != verdicts.library_key():
         return {}
     return dict(found["exact"])

@@ -29,5 +29,10 @@ class Unreadable(Exception):
         self.reason = reason
 
 
+def mislabelled(suffix: str) -> Unreadable:
+    """The error for a file that is not what its name says."""
+    return Unreadable(f"is called {suffix} and is not one")
+
+
 class NotDocument(Unreadable):
     """It is another kind of file: nobody expects it to be read."""

@@ -8,7 +8,7 @@ import re
 
 from slmchat.retrieval.documents import Section
 from slmchat.retrieval.loaders import zipped
-from slmchat.retrieval.loaders.bounds import Unreadable
+from slmchat.retrieval.loaders.bounds import mislabelled
 from slmchat.retrieval.loaders.paragraphs import ParagraphFlow
 from slmchat.retrieval.loaders.zipped import ElementText
 
@@ -24,7 +24,7 @@ def read(data: bytes) -> tuple[str | None, list[Section]]:
     with zipped.opened(data) as archive:
         document = archive.member("word/document.xml")
         if document is None:
-            raise Unreadable("is called .docx and is not one")
+            raise mislabelled(".docx")
         styles = archive.member("word/styles.xml")
         notes = [archive.member(f"word/{kind}.xml") for kind in ("footnotes", "endnotes")]
         properties = archive.member("docProps/core.xml")

@@ -15,11 +15,10 @@ from slmchat import text_files
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.documents import Section
 from slmchat.retrieval.loaders import html, zipped
-from slmchat.retrieval.loaders.bounds import Unreadable
+from slmchat.retrieval.loaders.bounds import Unreadable, mislabelled
 from slmchat.retrieval.loaders.sections import ParagraphCounter
 from slmchat.retrieval.loaders.zipped import ZippedFiles
 
-_NOT_ONE = Unreadable("is called .epub and is not one")
 _PAGES = ("application/xhtml+xml", "text/html")
 _CONTENTS = "application/x-dtbncx+xml"
 # Encryption that only keeps fonts from being taken out of a book.
@@ -87,14 +86,14 @@ class _Package:
         roots: list[str] = []
         container = archive.member("META-INF/container.xml")
         if container is None:
-            raise _NOT_ONE
+            raise mislabelled(".epub")
         zipped.parse(
             container,
             lambda name, attributes: roots.append(attributes.get("full-path", "")) if name == "rootfile" else None,
         )
         content = archive.member(roots[0]) if roots else None
         if content is None:
-            raise _NOT_ONE
+            raise mislabelled(".epub")
         found = cls(posixpath.dirname(roots[0]))
         zipped.parse(content, found._start, found._end, found._data)
         return found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from slmchat import text_files
 from slmchat.retrieval.documents import DocumentKind
-from slmchat.retrieval.loaders.bounds import NotDocument, Unreadable
+from slmchat.retrieval.loaders.bounds import NotDocument, mislabelled
 
 READABLE = "text, Markdown, HTML, PDF with text, DOCX, ODT, RTF, EPUB, e-mail (.eml), notebooks (.ipynb), CSV and code"
 """What is read, in words."""
@@ -54,7 +54,7 @@ def kind_of(path: Path, first: bytes) -> DocumentKind:
     if first.startswith(b"PK\x03\x04") and named in _ARCHIVES:
         return named
     if named in (DocumentKind.PDF, DocumentKind.RTF, *_ARCHIVES):
-        raise Unreadable(f"is called {suffix} and is not one")
+        raise mislabelled(suffix)
     if b"\0" in first and not text_files.mark_of(first)[0]:
         raise NotDocument(why_not_text(first))
     if named is None and first.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):

@@ -20,7 +20,7 @@ from slmchat import text_files
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.documents import ABOVE_TEXT, Section
 from slmchat.retrieval.loaders import html
-from slmchat.retrieval.loaders.bounds import Unreadable
+from slmchat.retrieval.loaders.bounds import Unreadable, mislabelled
 from slmchat.retrieval.loaders.sections import ParagraphCounter
 from slmchat.retrieval.loaders.zipped import DAMAGED, ENCRYPTED
 
@@ -46,7 +46,7 @@ def read(data: bytes) -> tuple[str | None, list[Section]]:
 def _read(message: Message) -> tuple[str | None, list[Section]]:
     headers = {name: _header(message, name) for name in ("Subject", *_SHOWN)}
     if not any(headers.values()):
-        raise Unreadable("is called .eml and is not one")
+        raise mislabelled(".eml")
     if message.get_content_type() in _ENCRYPTED and message.get_param("smime-type") != "signed-data":
         raise Unreadable(ENCRYPTED)
     parts = _Parts()

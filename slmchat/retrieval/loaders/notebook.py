@@ -12,12 +12,11 @@ from typing import Any
 from slmchat import text_files
 from slmchat.retrieval.documents import Section
 from slmchat.retrieval.loaders import markdown
-from slmchat.retrieval.loaders.bounds import Unreadable
+from slmchat.retrieval.loaders.bounds import mislabelled
 from slmchat.retrieval.loaders.sections import SectionBuilder
 
 # What a cell has printed is read up to here: a table, the value of an expression. The rest are logs.
 _MOST_LINES, _MOST_CHARACTERS, _MOST_VALUES = 20, 1_500, 5
-_NOT_ONE = Unreadable("is called .ipynb and is not one")
 
 
 def read(data: bytes) -> tuple[str | None, list[Section]]:
@@ -27,7 +26,7 @@ def read(data: bytes) -> tuple[str | None, list[Section]]:
     except text_files.NotText:
         raise
     except ValueError as error:
-        raise _NOT_ONE from error
+        raise mislabelled(".ipynb") from error
     builder = SectionBuilder()
     for number, cell in enumerate(_cells(notebook), 1):
         text = text_files.with_line_feeds(_joined(cell.get("source", cell.get("input"))))
@@ -45,12 +44,12 @@ def read(data: bytes) -> tuple[str | None, list[Section]]:
 def _cells(notebook: Any) -> Iterator[dict[str, Any]]:
     """Raises `Unreadable`."""
     if not isinstance(notebook, dict):
-        raise _NOT_ONE
+        raise mislabelled(".ipynb")
     sheets = notebook.get("worksheets")
     holders = [notebook, *(sheets if isinstance(sheets, list) else ())]
     lists = [each["cells"] for each in holders if isinstance(each, dict) and isinstance(each.get("cells"), list)]
     if not lists:
-        raise _NOT_ONE
+        raise mislabelled(".ipynb")
     yield from (cell for cells in lists for cell in cells if isinstance(cell, dict))
 
 

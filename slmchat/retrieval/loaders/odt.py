@@ -6,7 +6,7 @@ archive may cost (zipped.py).
 
 from slmchat.retrieval.documents import Section
 from slmchat.retrieval.loaders import zipped
-from slmchat.retrieval.loaders.bounds import Unreadable
+from slmchat.retrieval.loaders.bounds import Unreadable, mislabelled
 from slmchat.retrieval.loaders.paragraphs import ParagraphFlow
 from slmchat.retrieval.loaders.zipped import ElementText
 
@@ -25,7 +25,7 @@ def read(data: bytes) -> tuple[str | None, list[Section]]:
     if b"encryption-data" in manifest:
         raise Unreadable(zipped.ENCRYPTED)
     if content is None:
-        raise Unreadable("is called .odt and is not one")
+        raise mislabelled(".odt")
     body = _Body()
     zipped.parse(content, body.start, body.end, body.data)
     return ElementText.of(properties, "title"), list(body.flow.builder.sections())
