@@ -51,7 +51,7 @@ def sums_of(found: Sequence[Found], *, has_vectors: bool) -> Any:
 def ask(model: Path, found: Sequence[Found], said: Said, kept: Path | None) -> None:
     """Ask the model about the best passage of each of these, a document after the other: a passage is read once."""
     engine = llama.load(model)
-    scorer = engine.open_scorer(SessionSettings(n_ctx=2048, threads=2, threads_batch=2, is_repeatable=True))
+    scorer = engine.open_scorer(SessionSettings(n_ctx=2048, threads=2, threads_batch=2, waits_for_requests=True))
     lay_out = layout(engine, is_raw=False, closes_thought=True)
     for document in sorted({one.passages[0].chunk.path for one in found}):
         asked = [one for one in found if one.passages[0].chunk.path == document]

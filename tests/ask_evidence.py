@@ -80,7 +80,7 @@ def said_by(model: Path, found: Sequence[Found], *, is_passages: bool) -> Said:
     """What a model says of all of it. Prompts that begin alike stand together, so that a text is read once."""
     asked = sorted(requests_of(found, is_passages=is_passages), key=lambda each: each[1])
     engine = llama.load(model)
-    scorer = engine.open_scorer(SessionSettings(n_ctx=2048, threads=1, threads_batch=1, is_repeatable=True))
+    scorer = engine.open_scorer(SessionSettings(n_ctx=2048, threads=1, threads_batch=1, waits_for_requests=True))
     requests = (
         Request(number, Prompt((Part(prompt),)), choices=Choices(texts))
         for number, (_, prompt, texts) in enumerate(asked)

@@ -144,7 +144,7 @@ class TestScores:
         assert sum(one.cached_tokens for one in usage) > 0.7 * sum(one.prompt_tokens for one in usage)
 
     def test_a_beginning_longer_than_a_batch_is_read_once(self, engine: llama.LlamaEngine) -> None:
-        settings = replace(SETTINGS, batch_tokens=256, is_repeatable=True)
+        settings = replace(SETTINGS, batch_tokens=256, waits_for_requests=True)
         prompts = [_prompt(f"{HEAD * 6}and then {WORDS[n]} {WORDS[n + 1]}") for n in range(6)]
         length = len(engine.vocabulary.tokenize(prompts[0]))
         assert length > settings.batch_tokens, length

@@ -107,7 +107,7 @@ def test_a_killed_run_goes_on_to_the_same_scores(
 def test_a_slow_source_of_requests_changes_no_batch(tmp_path: Path) -> None:
     """What a repeatable pool computes together depends on the requests alone, not on when they come."""
     engine = llama.load(write_tiny_llama(tmp_path / "t.gguf", chat_template=None, context_length=512))
-    settings = SessionSettings(512, threads=1, threads_batch=1, is_repeatable=True)
+    settings = SessionSettings(512, threads=1, threads_batch=1, waits_for_requests=True)
     prompts = [Prompt((Part(" ".join(WORDS[n % 9 :]) + f" {n}"),)) for n in range(20)]
     sizes: list[list[int]] = []
 

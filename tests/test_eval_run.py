@@ -431,7 +431,7 @@ class TestModels:
         bench.engines["a"] = Watched(replies=[WORDS] * 3)
         bench("a", tasks=[bench.numbers(60)])
         assert bench.engine("a").is_closed
-        assert [made.is_repeatable for made in opened] == [True]
+        assert [(made.waits_for_requests, made.adapts_threads, made.store) for made in opened] == [(True, False, None)]
 
 
 class _Expecting(FakeEngine):

@@ -18,6 +18,7 @@ from slmchat.engine.requests import Choices, Limits, Part, Prompt, Request, Sess
 from slmchat.engine.results import Chunk, Finish, FinishReason, Result
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.sequences import TokenSpan
+from slmchat.engine.shared_prefix import SECOND_PROMPT_S
 from slmchat.errors import ExitCode, SlmError
 
 pytestmark = pytest.mark.real
@@ -155,7 +156,9 @@ class TestEqualTexts:
     def test_rows_that_begin_more_alike_at_first_than_later(self, engine: llama.LlamaEngine) -> None:
         """Ten rows share more than the others do. Where that cannot be cut off, the head would be read twice more."""
         rows = [f"{HEAD}a {kind} {word}" for kind in ("cheap wooden", "large red") for word in WORDS[:10]]
-        pool = engine.open_pool(SessionSettings(512, 1, 1, is_repeatable=True))  # it waits for rows, on any machine
+        pool = engine.open_pool(
+            SessionSettings(512, 1, 1, waits_for_requests=True)
+        )  # it waits for rows, on any machine
         found = _results(pool.run(_requests([_plain(row) for row in rows], Limits(2))))
         pool.close()
         counts = [each.finish.usage for each in found.values() if each.finish is not None]
@@ -170,6 +173,29 @@ class TestEqualTexts:
         # At temperature 1 every token is a chance to part, and it depends on the processor where: a few tokens count.
         assert _n_equal(found, expected, characters=10) >= 6
         assert all(each.finish and each.finish.seed == 11 for each in found.values())
+
+    def test_those_that_are_all_there_share_their_batches_however_late_they_come(
+        self, engine: llama.LlamaEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else the last bits of a seed's answer hang on how busy the machine is."""
+        prompts = [_plain(HEAD)] * 3
+
+        def late() -> Iterator[Request]:
+            for request in _requests(prompts, Limits(3)):
+                threading.Event().wait(3 * SECOND_PROMPT_S)  # held up by other programs
+                yield request
+
+        def batches(requests: Iterator[Request]) -> list[int]:
+            pool = engine.open_pool(SessionSettings(512, 1, 1, waits_for_requests=True), 3)
+            evaluate, sizes = pool._sequences.evaluate, []
+            monkeypatch.setattr(
+                pool._sequences, "evaluate", lambda spans: (sizes.append(len(spans)), evaluate(spans))[1]
+            )
+            _results(pool.run(requests))
+            pool.close()
+            return sizes
+
+        assert batches(late()) == batches(_requests(prompts, Limits(3)))
 
     def test_a_full_cache_makes_some_wait_and_none_wrong(self, engine: llama.LlamaEngine, open_pool: Open) -> None:
         prompts = _prompts(10)
@@ -435,9 +461,9 @@ class TestHowMany:
         assert growth.allowed == 3
 
 
-@pytest.mark.parametrize("is_repeatable", [False, True])
+@pytest.mark.parametrize("adapts_threads", [False, True])
 def test_a_pool_gives_way_to_other_programs(
-    engine: llama.LlamaEngine, monkeypatch: pytest.MonkeyPatch, is_repeatable: bool
+    engine: llama.LlamaEngine, monkeypatch: pytest.MonkeyPatch, adapts_threads: bool
 ) -> None:
     """Two threads beside a busy program compute a hundredth of what one does; but what has to repeat stays as it is."""
 
@@ -449,7 +475,7 @@ def test_a_pool_gives_way_to_other_programs(
             return 1
 
     monkeypatch.setattr("slmchat.engine.sequences.Watch", Busy)
-    settings = SessionSettings(512, 2, 2, adapts_threads=True, is_repeatable=is_repeatable)
+    settings = SessionSettings(512, 2, 2, adapts_threads=adapts_threads)
     for opened in (engine.open_pool, engine.open_scorer):
         pool = opened(settings)
         try:
@@ -457,7 +483,7 @@ def test_a_pool_gives_way_to_other_programs(
             if opened == engine.open_scorer:
                 request = iter([replace(next(request), choices=Choices(("one", "two")))])  # type: ignore[type-var]
             _results(pool.run(request))
-            assert engine.loaded.api.llama_n_threads(pool._sequences.handle) == (2 if is_repeatable else 1)
+            assert engine.loaded.api.llama_n_threads(pool._sequences.handle) == (1 if adapts_threads else 2)
         finally:
             pool.close()
 

@@ -172,7 +172,9 @@ class Model:
                 opened.engine.info,
                 asked=best_of(n_answers, vote, response_format, sampler, is_remote=opened.model.host is not None),
             )
-            made = work.run(opened.open_pool(n_ctx, n_parallel), self._shared.running) if given else []
+            made = (
+                work.run(opened.open_pool(n_ctx, n_parallel, are_all_there=True), self._shared.running) if given else []
+            )
         return [name_parameters(one) if isinstance(one, SlmError) else one for one in made]
 
     @says_parameters

@@ -164,8 +164,8 @@ class SessionSettings:
     `speculation`: drafts looked up in the conversation are verified in one batch where that pays: "auto" (with
     temperature 0 or a seed only in batches proved to give the very same text), "always" (in any batch) or "off". With
     a `draft_model` they come from that small model instead.
-    `is_repeatable`: a pool waits for each request before it computes, so that the same requests are computed in the
-    same batches, whatever the clock says; for measurements, where all requests are there.
+    `waits_for_requests`: a pool waits for each request before it computes, so that the same requests share batches,
+    whatever the clock says; for requests that are all there.
     """
 
     n_ctx: int
@@ -181,7 +181,7 @@ class SessionSettings:
     draft_model: Path | None = None
     adapters: tuple[Adapter, ...] = ()
     most_ctx: int = 0
-    is_repeatable: bool = False
+    waits_for_requests: bool = False
 
 
 @dataclass(frozen=True, slots=True)

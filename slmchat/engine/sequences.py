@@ -79,9 +79,7 @@ class Sequences:
         self.batch_tokens = min(max(most, n_sequences), n_cells)
         params = context_params(api, settings, self.batch_tokens)
         self._threads = settings.threads
-        # fewer threads add up in another order, and what has to repeat must not depend on what else computes here
-        is_adapting = settings.adapts_threads and not settings.is_repeatable
-        self._watch = Watch(settings.threads, loaded.started) if is_adapting else None
+        self._watch = Watch(settings.threads, loaded.started) if settings.adapts_threads else None
         params.n_ctx = n_cells
         params.n_seq_max = n_sequences
         self.is_split = is_split

@@ -155,7 +155,7 @@ class PrefixPool(ABC, Generic[Prepared]):
         self._vocabulary = loaded.vocabulary
         self._n_ctx = settings.n_ctx
         self._most = most
-        self._waits = settings.is_repeatable  # for requests, however long they take
+        self._waits = settings.waits_for_requests  # however long they take
         self._is_cancelled = False
         self._feed: Feed[Prepared] | None = None
         self._resubmitted: deque[Request] = deque()

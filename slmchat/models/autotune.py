@@ -219,7 +219,7 @@ def _agreement(engine: LlamaEngine, usual: SessionSettings) -> Agree:
     tokens = engine.vocabulary.tokenize(Prompt((Part(_STORY),)))[:_AGREEMENT_TOKENS]
 
     def best(settings: SessionSettings) -> list[int]:
-        logits = engine.open_text_logits(replace(settings, n_ctx=_AGREEMENT_TOKENS, is_repeatable=True))
+        logits = engine.open_text_logits(replace(settings, n_ctx=_AGREEMENT_TOKENS, adapts_threads=False))
         try:
             return [int(token) for rows in logits.read(tokens) for token in rows.argmax(axis=1)]
         finally:

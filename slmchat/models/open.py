@@ -218,21 +218,25 @@ class OpenModel:
         """
         return self.engine.open_session(self.session_settings(n_ctx))
 
-    def open_pool(self, n_ctx: int, parallel: int | None = None, *, is_repeatable: bool = False) -> Pool:
-        """Many windows of `n_ctx` tokens at once, None: as many as pay. `is_repeatable`: as `SessionSettings` has it,
-        and no state on the disk has a say then. What all prompts begin with is kept there.
+    def open_pool(
+        self, n_ctx: int, parallel: int | None = None, *, is_repeatable: bool = False, are_all_there: bool = False
+    ) -> Pool:
+        """Many windows of `n_ctx` tokens at once, None: as many as pay. What all prompts begin with is kept.
+
+        `are_all_there`: no request keeps the others waiting, as one from a pipe may; which of them share a batch then
+        does not depend on the clock. `is_repeatable`: neither does anything else, and no state on the disk has a say.
 
         Raises `SlmError` (NO_FIT).
         """
-        store = None if is_repeatable else self._store
-        settings = replace(self.session_settings(n_ctx), is_repeatable=is_repeatable, store=store)
-        return self.engine.open_pool(settings, parallel)
+        settings = self._pool_settings(n_ctx, is_repeatable=is_repeatable)
+        return self.engine.open_pool(replace(settings, waits_for_requests=is_repeatable or are_all_there), parallel)
 
     def open_pool_for(self, n_ctx: int, parallel: int | None, pictures: Sequence[Picture]) -> Pool:
-        """As `open_pool`; where these are shown, a pool of one, as no engine here decodes pictures side by side."""
+        """As `open_pool`, for requests that are all there; where these are shown, a pool of one, as no engine here
+        decodes pictures side by side."""
         if pictures and not self.engine.info.has_own_layout:  # an endpoint sees as many at once as it likes
             return OneByOne(self.open_plain_session(n_ctx))
-        return self.open_pool(n_ctx, parallel)
+        return self.open_pool(n_ctx, parallel, are_all_there=True)
 
     def open_stream_pool(self, n_ctx: int, parallel: int | None = None) -> StreamPool:
         """Windows whose answers are read while they come, None: as many as suit. Their states are kept on the disk.
@@ -243,10 +247,18 @@ class OpenModel:
         return self.engine.open_stream_pool(settings, parallel)
 
     def open_scorer(self, n_ctx: int, *, is_repeatable: bool = False) -> Pool:
-        """A window for scores of given texts. Raises `SlmError`: NO_FIT, USAGE where the engine has none."""
-        store = None if is_repeatable else self._store
-        settings = replace(self.session_settings(n_ctx), is_repeatable=is_repeatable, store=store)
-        return self.engine.open_scorer(settings)
+        """A window for scores of given texts; `is_repeatable`: as in `open_pool`.
+
+        Raises `SlmError`: NO_FIT, USAGE where the engine has none.
+        """
+        settings = self._pool_settings(n_ctx, is_repeatable=is_repeatable)
+        return self.engine.open_scorer(replace(settings, waits_for_requests=is_repeatable))
+
+    def _pool_settings(self, n_ctx: int, *, is_repeatable: bool) -> SessionSettings:
+        settings = self.session_settings(n_ctx)
+        # fewer threads add up in another order, and what has to repeat must not depend on what else computes here
+        adapts_threads = settings.adapts_threads and not is_repeatable
+        return replace(settings, adapts_threads=adapts_threads, store=None if is_repeatable else self._store)
 
     def open_text_logits(self, n_ctx: int) -> TextLogits:
         """What tells all logits of a text, in a window of `n_ctx` tokens. Raises `SlmError`: NO_FIT, USAGE where the
