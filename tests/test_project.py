@@ -229,7 +229,8 @@ def test_every_library_that_is_imported_is_declared(sources: list[Source]) -> No
     names = {re.split(r"[<>=~!\[; ]", entry)[0].lower().replace("-", "_") for entry in declared}
     modules = {"llama_cpp": "llama_cpp_python", "PIL": "pillow", "markdown_it": "markdown_it_py", "yaml": "pyyaml"}
     used = {name.partition(".")[0] for source in sources for name in source.imports}
-    foreign = {modules.get(name, name).lower() for name in used - set(sys.stdlib_module_names) - {"slmchat", "_sha2"}}
+    used -= {*sys.stdlib_module_names, "slmchat", "_sha2", "_sha256"}  # SHA-256 of Python 3.12 and later, and of 3.11
+    foreign = {modules.get(name, name).lower() for name in used}
     # the transport of huggingface_hub 1.x and 2.x: its exceptions are caught where the Hub's client lets them through
     assert foreign - {"httpx", "httpx2"} <= names
     assert names - {"llama_cpp_python"} <= foreign  # imported by name, in engine/native.py

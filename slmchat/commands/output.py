@@ -6,6 +6,7 @@ Refuses to know: how an answer is made, what is in its record.
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -92,16 +93,26 @@ def target_of(name: str, flag: str, example: str) -> Path:
     path = user_path(name)
     check_file(path, flag)
     try:
-        if path.is_dir():
+        mode = _mode(path)
+        if stat.S_ISDIR(mode):
             raise SlmError(
                 f"{flag}: {name} is a directory.", hint=f"{flag} {Path(name) / example}", exit_code=ExitCode.USAGE
             )
         folder = Path(os.path.realpath(path)).parent
-        if not path.exists() and not folder.is_dir():
+        if not mode and not folder.is_dir():
             raise SlmError(f"{flag}: there is no directory {folder}.", exit_code=ExitCode.USAGE)
     except OSError as error:
         raise refusal_of(error, path) from error
     return path
+
+
+def _mode(path: Path) -> int:
+    """The `st_mode` of what is there, 0 for nothing. Raises `OSError` for what cannot be asked, as a name that is too
+    long; `Path.exists` of Python 3.14 answers no there."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def _is_descriptor(path: Path) -> bool:
