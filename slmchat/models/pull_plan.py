@@ -9,7 +9,7 @@ from dataclasses import replace
 from slmchat.catalog import file_names
 from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.library import Library
-from slmchat.catalog.model_specs import HubFile, ModelSpec
+from slmchat.catalog.model_specs import HubFile, ModelSpec, SourceSpec
 from slmchat.catalog.open_source import open_source
 from slmchat.catalog.records import with_quantization
 from slmchat.catalog.registry import Reference, Registry
@@ -68,8 +68,10 @@ def with_best_first(reference: Reference, spec: ModelSpec, pulling: Pulling) -> 
 
     A variant whose size nobody states cannot be judged; where that is the first, the catalog's order holds.
     """
-    if len(spec.variants) < 2 or spec.variants[0].size is None:
+    had = [each for each in spec.variants if any(_is_asked_for(source, pulling.options) for source in each.sources)]
+    if len(had) < 2 or had[0].size is None:
         return reference
+    spec = replace(spec, variants=tuple(had))
     if pulling.device.throughput is None:
         pulling.reporter.status(f"choosing a quantization of {reference.name} for this device ...")
         pulling.device.measure_more()
@@ -131,7 +133,7 @@ def candidates_for(reference: Reference, quantization: str | None, name: str, pu
         )
         for variant in variants
         for spec in variant.sources
-        if pulling.options.source in (None, "hub" if isinstance(spec, HubFile) else "index")
+        if _is_asked_for(spec, pulling.options)
     ]
     if not candidates:
         raise SlmError(
@@ -140,6 +142,11 @@ def candidates_for(reference: Reference, quantization: str | None, name: str, pu
             exit_code=ExitCode.NO_MODEL,
         )
     return candidates
+
+
+def _is_asked_for(spec: SourceSpec, options: PullOptions) -> bool:
+    """Whether `--source` leaves this one."""
+    return options.source in (None, "hub" if isinstance(spec, HubFile) else "index")
 
 
 def first_plan(candidates: list[Candidate], pulling: Pulling) -> tuple[FetchPlan, Candidate]:
