@@ -42,10 +42,14 @@ def make_private(directory: Path) -> None:
 
 def _make_directories(directory: Path) -> None:
     for folder in reversed((directory, *directory.parents)):
-        if not folder.exists():
-            folder.mkdir(mode=0o700, exist_ok=True)
-            if folder.stat().st_mode & 0o777 != 0o700:  # an unusual umask; a sealed process may not change modes
-                folder.chmod(0o700)
+        if folder.exists():
+            continue
+        try:
+            folder.mkdir(mode=0o700)
+        except FileExistsError:  # made meanwhile by another, or one that may not be looked at: its mode is not ours
+            continue
+        if folder.stat().st_mode & 0o777 != 0o700:  # an unusual umask; a sealed process may not change modes
+            folder.chmod(0o700)
     if not directory.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
 

@@ -53,7 +53,7 @@ print(json.dumps({
 
 
 def _lets_in(user: int) -> bool:
-    """Whether somebody else than root reaches what every program needs: some containers start with a umask of 077."""
+    """Whether somebody else than root reaches this Python and this checkout: both may lie in root's own directory."""
     code = (
         f"import os; os.setgid({user}); os.setuid({user}); open(os.devnull).close(); "
         f"[os.listdir(place) for place in (os.path.dirname(os.__file__), {str(REPOSITORY)!r})]"
@@ -122,7 +122,7 @@ def test_a_process_that_is_not_private_stays_as_it_was(home: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become somebody else")
 def test_the_seal_and_the_mark_hold_for_an_ordinary_user_too(home: Path) -> None:
     if not _lets_in(65534):
-        pytest.skip("this machine lets an ordinary user neither into / nor into /dev")
+        pytest.skip("this Python, or this checkout, is out of an ordinary user's reach")
     found = _dumps(home, is_private=True, user=65534)
     assert (found["before"], found["dumpable"], found["limit"]) == (1, 0, [0, 0])
     assert found["is_closed"] and found["unsealed"] == [] and found["descriptors"]

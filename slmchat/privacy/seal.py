@@ -13,12 +13,14 @@ import sys
 import threading
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.privacy.steps import KeptSockets, Mechanism, NotOffered, Step
+from slmchat.private_files import make_private
 from slmchat.settings import Paths
 
 _ALL = frozenset(Step)
@@ -210,12 +212,8 @@ def own_directories(paths: Paths, *more: Path, configures: bool = False) -> tupl
     """
     own = (paths.data, paths.cache, *more, *([paths.config] if configures else []))
     for directory in own:
-        try:
-            for folder in reversed((directory, *directory.parents)):
-                if not folder.exists():
-                    folder.mkdir(mode=0o700, exist_ok=True)
-        except OSError:
-            continue  # a home that cannot be written; the errand that writes there says so in its own words
+        with suppress(SlmError):  # a home that cannot be written; the errand that writes there says so in its own words
+            make_private(directory)
     return own
 
 
