@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def _alone(engine: llama.LlamaEngine, prompt: Prompt, text: str) -> Score:
 
 
 def _scores(engine: llama.LlamaEngine, prompts: list[Prompt]) -> list[Result]:
-    scorer = engine.open_scorer(SETTINGS)
+    scorer = engine.open_scorer(replace(SETTINGS, waits_for_requests=True))  # on a busy machine, too
     requests = (Request(n, prompt, choices=Choices(TEXTS)) for n, prompt in enumerate(prompts))
     done = sorted(scorer.run(requests), key=lambda each: each.id)
     scorer.close()

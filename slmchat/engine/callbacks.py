@@ -11,9 +11,8 @@ slm's own error, which the process tells (commands/process_end.py).
 """
 
 import sys
-import weakref
 from collections.abc import Callable
-from types import FunctionType
+from types import CodeType, TracebackType
 from typing import NoReturn, TypeVar
 
 from slmchat import signals
@@ -31,31 +30,31 @@ def guarded(function: Callable[..., _Answer], instead: _Answer) -> Callable[...,
             signals.repeat_interrupt()
             return instead
 
-    _listen()
-    _guarded.add(called)
+    _listen(called.__code__)
     return called
 
 
-_guarded: "weakref.WeakSet[Callable[..., object]]" = weakref.WeakSet()
+_code: CodeType | None = None  # that of all guarded functions
 _told_else: Callable[["sys.UnraisableHookArgs"], object] | None = None  # who is told of other exceptions
 
 
-def _listen() -> None:
-    global _told_else
+def _listen(code: CodeType) -> None:
+    global _code, _told_else
     if _told_else is None:
-        _told_else = sys.unraisablehook
+        _code, _told_else = code, sys.unraisablehook
         sys.unraisablehook = _unraisable
 
 
 def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    if unraisable.exc_type is KeyboardInterrupt and _is_guarded(unraisable.object):
+    if unraisable.exc_type is KeyboardInterrupt and _is_guarded(unraisable.exc_traceback):
         signals.repeat_interrupt()
     elif _told_else is not None:
         _told_else(unraisable)
 
 
-def _is_guarded(called: object) -> bool:
-    return isinstance(called, FunctionType) and called in _guarded
+def _is_guarded(traceback: TracebackType | None) -> bool:
+    """Whether it came up in a guarded function. `object`, the function itself, is None from Python 3.13 on."""
+    return traceback is not None and traceback.tb_frame.f_code is _code
 
 
 def raise_interrupt() -> NoReturn:

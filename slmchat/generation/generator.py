@@ -270,7 +270,7 @@ class Generator:
         """Make a context window for choices, if there is none. Raises `SlmError` as `open` does, and USAGE where the
         engine has no probabilities."""
         if self._scorer is None:
-            self._scorer = self.opened.open_scorer(n_ctx)
+            self._scorer = self.opened.open_scorer(n_ctx, are_all_there=True)
             self._pool_ctx = n_ctx
 
     # Completions

@@ -228,8 +228,7 @@ class OpenModel:
 
         Raises `SlmError` (NO_FIT).
         """
-        settings = self._pool_settings(n_ctx, is_repeatable=is_repeatable)
-        return self.engine.open_pool(replace(settings, waits_for_requests=is_repeatable or are_all_there), parallel)
+        return self.engine.open_pool(self._pool_settings(n_ctx, is_repeatable, are_all_there), parallel)
 
     def open_pool_for(self, n_ctx: int, parallel: int | None, pictures: Sequence[Picture]) -> Pool:
         """As `open_pool`, for requests that are all there; where these are shown, a pool of one, as no engine here
@@ -246,19 +245,22 @@ class OpenModel:
         settings = replace(self.session_settings(n_ctx), store=self._store)
         return self.engine.open_stream_pool(settings, parallel)
 
-    def open_scorer(self, n_ctx: int, *, is_repeatable: bool = False) -> Pool:
-        """A window for scores of given texts; `is_repeatable`: as in `open_pool`.
+    def open_scorer(self, n_ctx: int, *, is_repeatable: bool = False, are_all_there: bool = False) -> Pool:
+        """A window for scores of given texts; `is_repeatable`, `are_all_there`: as in `open_pool`.
 
         Raises `SlmError`: NO_FIT, USAGE where the engine has none.
         """
-        settings = self._pool_settings(n_ctx, is_repeatable=is_repeatable)
-        return self.engine.open_scorer(replace(settings, waits_for_requests=is_repeatable))
+        return self.engine.open_scorer(self._pool_settings(n_ctx, is_repeatable, are_all_there))
 
-    def _pool_settings(self, n_ctx: int, *, is_repeatable: bool) -> SessionSettings:
+    def _pool_settings(self, n_ctx: int, is_repeatable: bool, are_all_there: bool) -> SessionSettings:
         settings = self.session_settings(n_ctx)
-        # fewer threads add up in another order, and what has to repeat must not depend on what else computes here
-        adapts_threads = settings.adapts_threads and not is_repeatable
-        return replace(settings, adapts_threads=adapts_threads, store=None if is_repeatable else self._store)
+        return replace(
+            settings,
+            # fewer threads add up in another order, and what has to repeat must not depend on what else computes here
+            adapts_threads=settings.adapts_threads and not is_repeatable,
+            store=None if is_repeatable else self._store,
+            waits_for_requests=is_repeatable or are_all_there,
+        )
 
     def open_text_logits(self, n_ctx: int) -> TextLogits:
         """What tells all logits of a text, in a window of `n_ctx` tokens. Raises `SlmError`: NO_FIT, USAGE where the

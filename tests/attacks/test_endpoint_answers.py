@@ -7,6 +7,7 @@ and an exit code. A time limit of the endpoint that is short here stands for the
 import gzip
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -113,7 +114,8 @@ CASES: dict[str, Case] = {
     "drips its head": fails(endless(b"H", pause_s=0.05, begins=False), "has not answered for"),
     "drips words": fails(endless(WORD, pause_s=0.1), "answers too slowly to be waited for"),
     "drips one progress": fails(endless(event({"choices": [], "prompt_progress": {"total": 9, "processed": 1}}), pause_s=0.05), "no word of its answer"),
-    "says 100 Continue for ever": fails(endless(b"HTTP/1.1 100 Continue\r\n\r\n" * 50, begins=False), "has not answered for"),
+    # http.client of Python 3.14 counts them
+    "says 100 Continue for ever": fails(endless(b"HTTP/1.1 100 Continue\r\n\r\n" * 50, begins=False), "it is not HTTP as it should be" if sys.version_info >= (3, 14) else "has not answered for"),
     "never ends after its reason": Case(endless(b": x\n\n", "Hi", delta(reason="stop"), pause_s=0.05), "Hi"),
     "floods after its reason": Case(endless(b": x\n\n" * 99, "Hi", delta(reason="stop")), "Hi"),
     "never ends after [DONE]": Case(endless(DONE, "Hi", delta(reason="stop"), DONE), "Hi"),
