@@ -8,7 +8,7 @@ from dataclasses import Field, field
 from enum import StrEnum
 from typing import Any
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.ranges import Range
 
 _REQUIRED: Any = object()
@@ -62,7 +62,7 @@ def number_or_auto(given: str | None, flag: str, within: Range) -> int | None:
         return None
     number = int(given) if given.isascii() and given.isdecimal() and len(given) < 20 else -1
     if not within.holds(number):
-        raise SlmError(f"{flag} cannot be '{given}'.", hint=f"auto, or {within}", exit_code=ExitCode.USAGE)
+        raise usage_error(f"{flag} cannot be '{given}'.", f"auto, or {within}")
     return number
 
 

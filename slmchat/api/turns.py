@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from slmchat.engine.cancellable import Cancellable
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 
 
 class ModelTurn:
@@ -111,8 +111,7 @@ class Turns:
     def check_process(self) -> None:
         """Raises `SlmError` (USAGE) in a forked child: to use the model there would hang or crash."""
         if self.is_forked:
-            raise SlmError(
+            raise usage_error(
                 "this model was loaded before this process was forked, and cannot be used here.",
-                hint='call load() in each process; or multiprocessing.get_context("spawn")',
-                exit_code=ExitCode.USAGE,
+                'call load() in each process; or multiprocessing.get_context("spawn")',
             )

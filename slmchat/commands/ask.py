@@ -20,7 +20,7 @@ from slmchat.conversation.layouts import raw_prompt
 from slmchat.conversation.messages import Message, Role
 from slmchat.engine.cancellable import CancelFlag, Cancellable
 from slmchat.engine.results import FinishReason
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation.generator import Generator
 from slmchat.generation.response import describe
 from slmchat.models.backend import open_backend
@@ -117,10 +117,9 @@ def _checked_words(words: Sequence[str]) -> list[str]:
         raise _no_question()
     files = [word for word in words[1:] if "." in word and os.path.isfile(word)]
     if files:
-        raise SlmError(
+        raise usage_error(
             f"{files[0]} is a file, and it stands among the words of the question.",
-            hint=f"each file or directory wants a -d of its own: -d {files[0]}; or -d and the directory",
-            exit_code=ExitCode.USAGE,
+            f"each file or directory wants a -d of its own: -d {files[0]}; or -d and the directory",
         )
     return list(words)
 
@@ -138,10 +137,8 @@ def _questions_on_stdin(console: Console) -> list[str]:
 
 
 def _no_question() -> SlmError:
-    return SlmError(
-        "there is no question.",
-        hint='slm ask "How often is it cleaned?" -d manual.pdf; or pipe questions in, one a line',
-        exit_code=ExitCode.USAGE,
+    return usage_error(
+        "there is no question.", 'slm ask "How often is it cleaned?" -d manual.pdf; or pipe questions in, one a line'
     )
 
 
@@ -151,9 +148,7 @@ def _read_documents(
     """Bring the index up to date; where to search. None: Ctrl-C. Raises `SlmError` (USAGE) when nothing is there."""
     if not paths:
         if not index.documents():
-            raise SlmError(
-                "there are no documents to answer from.", hint='slm ask "…" -d PATH', exit_code=ExitCode.USAGE
-            )
+            raise usage_error("there are no documents to answer from.", 'slm ask "…" -d PATH')
         return ()
     flag = CancelFlag()
     with cancelled_by_ctrl_c(flag):
@@ -163,11 +158,7 @@ def _read_documents(
         return None
     tell_of(report, console)
     if not report.n_files:
-        raise SlmError(
-            "nothing in these documents can be read.",
-            hint=f"{READABLE} can",
-            exit_code=ExitCode.USAGE,
-        )
+        raise usage_error("nothing in these documents can be read.", f"{READABLE} can")
     return report.roots
 
 

@@ -17,7 +17,7 @@ from slmchat.commands.several_answers import several_of
 from slmchat.conversation import window
 from slmchat.engine.api import Pool
 from slmchat.engine.sequential_pool import OneByOne
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation import params
 from slmchat.generation.batch.recipe import Recipe, check_same
 from slmchat.generation.batch.records import Begun, RecordWriter, cut, open_output
@@ -134,7 +134,7 @@ def _pool(opened: OpenModel, n_ctx: int, n_parallel: int | None, *, is_classifyi
 def _check_labelled(batch: BatchOptions, choices: ChoiceOptions) -> None:
     if batch.labelled is not None and not choices.choices:
         hint = "for example: --choices positive,negative"
-        raise SlmError("--labelled needs --choices.", hint=hint, exit_code=ExitCode.USAGE)
+        raise usage_error("--labelled needs --choices.", hint)
 
 
 def _wanted_window(opened: OpenModel) -> int:
@@ -157,17 +157,16 @@ def _has_room_for(opened: OpenModel, n_parallel: int | None) -> bool:
 
 def _open_output(options: BatchOptions, files: Sequence[str], console: Console) -> int | None:
     if options.resume and options.output:
-        raise SlmError(
+        raise usage_error(
             "--resume FILE and -o FILE cannot stand together.",
-            hint="--resume FILE alone: it appends to FILE, and begins it when it is not there",
-            exit_code=ExitCode.USAGE,
+            "--resume FILE alone: it appends to FILE, and begins it when it is not there",
         )
     name = options.output if options.resume is None else options.resume
     if name is None:
         return None
     path = target_of(name, "--resume" if options.resume is not None else "-o", "answers.jsonl")
     if options.resume and path.exists() and not path.is_file():
-        raise SlmError(f"--resume: {name} is not a regular file.", exit_code=ExitCode.USAGE)
+        raise usage_error(f"--resume: {name} is not a regular file.")
     inputs = [console.stdin.fileno() if file == "-" else user_path(file) for file in files or ["-"]]
     return open_output(path, inputs, may_exist=options.resume is not None or options.overwrite)
 

@@ -17,7 +17,7 @@ from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import is_picture
 from slmchat.engine.api import Pool
 from slmchat.engine.requests import Prompt
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.generation import params
 from slmchat.generation.batch.answers import Answers, ChosenTexts, Completions, EmptyPrompts
 from slmchat.generation.batch.labelled import fit, labelled_format
@@ -74,10 +74,8 @@ class BatchInput:
     def check_pictures(self) -> None:
         """Raises `SlmError` (USAGE) for what cannot be asked about pictures."""
         if self.template is None and not self.instructions[0].strip():
-            raise SlmError(
-                "there is no question about the pictures.",
-                hint='slm batch -f a.png -f b.png "What does it show?"',
-                exit_code=ExitCode.USAGE,
+            raise usage_error(
+                "there is no question about the pictures.", 'slm batch -f a.png -f b.png "What does it show?"'
             )
 
 

@@ -18,7 +18,7 @@ import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 from slmchat.commands.own_options import GlobalOptions
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, usage_error
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.option_fields import range_of
 
@@ -240,11 +240,10 @@ def _check_text(records: Iterable[Any]) -> None:
                 wrong = _SURROGATE.search(text) if isinstance(text, str) else None
                 if wrong is not None:
                     what = flags[-1] if flags else "the prompt" if item.name == "words" else item.name
-                    raise SlmError(
+                    raise usage_error(
                         f"{what} is not UTF-8 text: byte 0x{ord(wrong[0]) - 0xDC00:02x} at character "
                         f"{wrong.start() + 1}.",
-                        hint="put the text into a file and convert it: iconv -f latin1 -t utf-8 FILE | slm run",
-                        exit_code=ExitCode.USAGE,
+                        "put the text into a file and convert it: iconv -f latin1 -t utf-8 FILE | slm run",
                     )
 
 
@@ -258,4 +257,4 @@ def _check_numbers(records: Iterable[Any]) -> None:
             value = getattr(record, item.name)
             if isinstance(value, float) and math.isnan(value):
                 what = f"invalid value for '{item.metadata['flags'][-1]}'"
-                raise SlmError(f"{what}: nan is not {range_of(item) or 'a number'}.", exit_code=ExitCode.USAGE)
+                raise usage_error(f"{what}: nan is not {range_of(item) or 'a number'}.")

@@ -11,7 +11,7 @@ from typing import Any
 from slmchat import safe_json
 from slmchat.engine.requests import Prompt
 from slmchat.engine.results import Embedding
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation.batch.prompts import PromptMaker
 from slmchat.generation.batch.rows import Row, open_source
 from slmchat.lazy_dataclasses import dataclass
@@ -31,9 +31,7 @@ _DIGITS = 8
 def embed(words: Sequence[str], options: EmbedOptions, settings: Settings, console: Console) -> ExitCode:
     """The vectors of the texts. Raises `SlmError`; where there are several texts, one that fails stops no other."""
     if options.on_overflow not in (None, "fail", "trim"):
-        raise SlmError(
-            f"--on-overflow cannot be '{options.on_overflow}'.", hint="fail or trim", exit_code=ExitCode.USAGE
-        )
+        raise usage_error(f"--on-overflow cannot be '{options.on_overflow}'.", "fail or trim")
     generation = GenerationOptions.of(options)
     backend = open_backend(generation, settings, console)
     rows = _rows(words, options, console)
@@ -77,7 +75,7 @@ def _rows(words: Sequence[str], options: EmbedOptions, console: Console) -> Iter
         )
         return source.rows
     if options.files:
-        raise SlmError("texts come from the command line or from files, not both.", exit_code=ExitCode.USAGE)
+        raise usage_error("texts come from the command line or from files, not both.")
     return (Row(number, text, number) for number, text in enumerate(words, 1))
 
 
@@ -116,7 +114,7 @@ class _Texts:
 
     def _text(self, row: Row) -> str:
         if row.error is not None or row.picture is not None:
-            raise SlmError(f"{row.error or 'a picture is not a text'}.", exit_code=ExitCode.USAGE)
+            raise usage_error(f"{row.error or 'a picture is not a text'}.")
         return self._prompts.input_text(row)
 
     def records(self, results: Iterator[Embedding | SlmError]) -> Iterator[dict[str, Any]]:

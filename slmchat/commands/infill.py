@@ -20,7 +20,7 @@ from slmchat.engine.api import Engine, InfillTokens
 from slmchat.engine.requests import Limits
 from slmchat.engine.results import FinishReason
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation import params
 from slmchat.generation.response import completion_of, consume_stream, describe
 from slmchat.models.backend import open_backend
@@ -123,7 +123,7 @@ def _check(words: Sequence[str], options: GenerationOptions, beside: Sequence[ob
     params.overflow_choice(options)
     for problem, is_there in problems.items():
         if is_there:
-            raise SlmError(f"{problem}.", hint="slm run --infill main.py:12", exit_code=ExitCode.USAGE)
+            raise usage_error(f"{problem}.", "slm run --infill main.py:12")
 
 
 def _gap(target: InfillTarget | None, options: GenerationOptions, asked: InfillOptions) -> Gap:
@@ -170,10 +170,8 @@ def _tokens(engine: Engine, order: str | None, key: str, settings: Settings) -> 
     if tokens is None:
         models = registry.load(settings.paths.user_registry).models
         names = sorted(name for name, spec in models.items() if "infill" in spec.tags)
-        raise SlmError(
-            f"{key} has no tokens for filling in code.",
-            hint=f"models that have them: {', '.join(names)}; slm pull NAME",
-            exit_code=ExitCode.USAGE,
+        raise usage_error(
+            f"{key} has no tokens for filling in code.", f"models that have them: {', '.join(names)}; slm pull NAME"
         )
     return tokens if order is None else replace(tokens, is_suffix_first=order == "spm")
 

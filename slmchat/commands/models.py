@@ -14,7 +14,7 @@ from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.library import Library, from_path
 from slmchat.catalog.model_specs import ModelSpec
 from slmchat.catalog.registry import UserName, load, resolve_without_catalog
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.fit.shape import shape_of
 from slmchat.models import adapters, device_fit, info
 from slmchat.settings import Settings
@@ -252,7 +252,7 @@ def add(name: str, target: str, settings: Settings, console: Console, *, is_json
     """Give a path or an `hf:` name a name of its own. A path must be a model now. Raises `SlmError`."""
     library = Library(settings.paths, console.warn)
     if library.matching(name.strip().lower()):
-        raise SlmError(f"{name} is installed already.", hint=f"slm rm {name}", exit_code=ExitCode.USAGE)
+        raise usage_error(f"{name} is installed already.", f"slm rm {name}")
     reference = resolve_without_catalog(target, {})
     following = "slm pull {name}"
     if reference is not None and reference.path is not None:

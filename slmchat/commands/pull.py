@@ -5,7 +5,7 @@ from typing import Any
 
 from slmchat.catalog.library import Library
 from slmchat.catalog.registry import load
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.models import device_fit
 from slmchat.models.pull import pull_name
 from slmchat.models.pull_plan import Pulling
@@ -24,7 +24,7 @@ def pull(
     Raises `SlmError` when there is only one name.
     """
     if options.source not in (None, "hub", "index"):
-        raise SlmError(f"--source cannot be '{options.source}'.", hint="hub or index", exit_code=ExitCode.USAGE)
+        raise usage_error(f"--source cannot be '{options.source}'.", "hub or index")
     pulling = Pulling(
         options,
         settings,

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from slmchat.commands.own_options import RunOptions
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, usage_error
 from slmchat.generation import params
 from slmchat.models.backend import open_backend
 from slmchat.models.open import open_model
@@ -134,9 +134,7 @@ def _format(wanted: Wanted, *, is_stdin_taken: bool) -> "tuple[ResponseFormat | 
 def _alternatives(choice: ChoiceOptions, output: OutputOptions, console: Console, *, is_streamed: bool) -> int | None:
     """How many alternatives of each token are wanted; None: no probabilities at all. Raises `SlmError` (USAGE)."""
     if choice.logprobs and not output.json:
-        raise SlmError(
-            "--logprobs are part of --json.", hint="--json --logprobs; or --confidence", exit_code=ExitCode.USAGE
-        )
+        raise usage_error("--logprobs are part of --json.", "--json --logprobs; or --confidence")
     if not output.confidence:
         return TOP_LOGPROBS if choice.logprobs else None
     if not console.is_stdout_tty or console.is_dumb:

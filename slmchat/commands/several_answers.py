@@ -5,7 +5,7 @@ Knows: what goes together with it, what is said meanwhile. Refuses to know: how 
 
 from typing import TYPE_CHECKING
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.options import BestOfOptions, ChoiceOptions, FormatOptions, OutputOptions
 
 if TYPE_CHECKING:  # most runs have one answer, and begin without this
@@ -25,19 +25,17 @@ def several_of(
     _, choice, options = wanted
     if options.best_of in (None, 1):
         if options.vote is not None:
-            raise SlmError("--vote is between several answers.", hint="with --best-of 5", exit_code=ExitCode.USAGE)
+            raise usage_error("--vote is between several answers.", "with --best-of 5")
         return None
     if choice.choices:
-        raise SlmError(
+        raise usage_error(
             "--choices are scored, not sampled: with --best-of all answers would be the same.",
-            hint="without --best-of; or --regex 'yes|no', which samples",
-            exit_code=ExitCode.USAGE,
+            "without --best-of; or --regex 'yes|no', which samples",
         )
     if output is not None and output.confidence:
-        raise SlmError(
+        raise usage_error(
             "--confidence underlines an answer while it comes, and that of --best-of comes at once.",
-            hint="--json --logprobs has the probabilities",
-            exit_code=ExitCode.USAGE,
+            "--json --logprobs has the probabilities",
         )
     return options
 

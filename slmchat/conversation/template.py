@@ -26,7 +26,7 @@ from slmchat.conversation.thinking_switch import ThinkingSwitch
 from slmchat.engine.kvstore import shared_length
 from slmchat.engine.requests import Part, Prompt, Turn
 from slmchat.engine.thinking import ThinkingMode
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 
 # What templates write where an image goes: Qwen, Gemma 4, Gemma 3, SmolVLM and LFM2-VL. libmtmd puts the model's own
 # marks around the image (mtmd.cpp: img_beg, img_end), so that the template's are left out.
@@ -46,10 +46,9 @@ class ChatTemplate:
         Raises `SlmError`: USAGE when the model has no template, DAMAGED when it is not valid Jinja.
         """
         if not source:
-            raise SlmError(
+            raise usage_error(
                 "this model has no chat template: it completes text, it was not made to chat.",
-                hint='complete text with it: slm run --raw "Once upon a time"; chat models: slm list --available',
-                exit_code=ExitCode.USAGE,
+                'complete text with it: slm run --raw "Once upon a time"; chat models: slm list --available',
             )
         self._template = _compiled(source)
         self._bos_text = bos_text

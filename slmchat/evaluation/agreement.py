@@ -23,7 +23,7 @@ from typing import Any
 from slmchat.engine.api import TextLogits
 from slmchat.engine.cancellable import CancelScope
 from slmchat.engine.probabilities import kl_divergence
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.evaluation.records import Agreement
 from slmchat.evaluation.statistics import Interval, mean_interval
 from slmchat.lazy_dataclasses import dataclass
@@ -66,10 +66,9 @@ def windows_of(tokens: Sequence[int], mark: Sequence[int], *, most: int = _WINDO
     A text that is shorter than a window is one. Raises `SlmError` (USAGE) for one of less than 32 tokens.
     """
     if len(tokens) < _SHORTEST:
-        raise SlmError(
+        raise usage_error(
             f"the text has {len(tokens):,} tokens, and fewer than {_SHORTEST} say nothing.",
-            hint="a longer --text FILE; or without it, the text of the suite",
-            exit_code=ExitCode.USAGE,
+            "a longer --text FILE; or without it, the text of the suite",
         )
     if len(tokens) <= WINDOW:
         return [list(tokens)]
@@ -93,9 +92,7 @@ def measure_agreement(
     """
     tokens = reference.tokens(text)
     if other.tokens(text) != tokens:
-        raise SlmError(
-            f"it reads the text as other tokens than {name}: the two are not the same model.", exit_code=ExitCode.USAGE
-        )
+        raise usage_error(f"it reads the text as other tokens than {name}: the two are not the same model.")
     both = _Both(reference, other)
     windows = windows_of(tokens, reference.tokens(""))
     done: list[_Places] = []

@@ -20,7 +20,7 @@ from slmchat.engine.requests import Limits, Prompt, Request
 from slmchat.engine.results import Finish
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import UNASKED, Thinking
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation import classify, params, structured
 from slmchat.generation.attempts import generate_valid
 from slmchat.generation.call_notation import CallNotation, notation_of
@@ -149,7 +149,7 @@ class Generator:
         answer that goes on."""
         if request.answer and (is_raw or response_format is not None):
             what = "a raw prompt" if is_raw else "an answer in a given format"
-            raise SlmError(f"{what} cannot go on with an answer that was cut.", exit_code=ExitCode.USAGE)
+            raise usage_error(f"{what} cannot go on with an answer that was cut.")
         for note in response_format.notes if response_format is not self._told_of and response_format else ():
             self.opened.reporter.note(note)
         self._told_of = response_format

@@ -13,7 +13,7 @@ from slmchat.conversation.messages import Message, Role
 from slmchat.engine.requests import Limits
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import Thinking, ThinkingMode
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.options import GenerationOptions
 from slmchat.personas import Persona
 from slmchat.personas import find as find_persona
@@ -116,7 +116,7 @@ def thinking_of(options: GenerationOptions, settings: Settings) -> Thinking:
     Raises `SlmError` (USAGE).
     """
     if options.think not in (None, *THINK):
-        raise SlmError(f"--think cannot be '{options.think}'.", hint="on, off or auto", exit_code=ExitCode.USAGE)
+        raise usage_error(f"--think cannot be '{options.think}'.", "on, off or auto")
     mode = ThinkingMode(options.think or settings.think or "auto")
     budget = settings.think_budget if options.think_budget is None else options.think_budget
     if budget == 0 and (options.think is None or options.think_budget == 0):
@@ -127,7 +127,5 @@ def thinking_of(options: GenerationOptions, settings: Settings) -> Thinking:
 def overflow_choice(options: GenerationOptions) -> str:
     """What to do with a prompt that does not fit: "fail" or "trim"."""
     if options.on_overflow not in (None, "fail", "trim"):
-        raise SlmError(
-            f"--on-overflow cannot be '{options.on_overflow}'.", hint="fail or trim", exit_code=ExitCode.USAGE
-        )
+        raise usage_error(f"--on-overflow cannot be '{options.on_overflow}'.", "fail or trim")
     return options.on_overflow or "fail"

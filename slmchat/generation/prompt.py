@@ -19,7 +19,7 @@ from slmchat.conversation.thinking import opens_thinking
 from slmchat.engine.api import Engine
 from slmchat.engine.requests import Prompt
 from slmchat.engine.thinking import UNASKED, Thinking, ThinkingMode
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation import structured
 from slmchat.generation.prompt_template import PromptFile
 from slmchat.reporting import Reporter
@@ -56,12 +56,11 @@ class PromptRequest:
         self.pictures = tuple(shown)
         self.answer = answer
         if not self._composed(attachments).strip():
-            raise SlmError(
+            raise usage_error(
                 "the prompt is empty.",
-                hint='slm run -f PICTURE "What does it show?"'
+                'slm run -f PICTURE "What does it show?"'
                 if shown
                 else 'slm run "Why is the sky blue?", or pipe text into it',
-                exit_code=ExitCode.USAGE,
             )
 
     def with_system(self, text: str) -> "PromptRequest":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from slmchat.catalog import adapter_names
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import sandbox
 from slmchat.options import GenerationOptions
@@ -92,9 +92,7 @@ def refuse_local_options(options: GenerationOptions) -> None:
     }
     for flag, value in given.items():
         if value is not None:
-            raise SlmError(
-                f"{flag} cannot be given together with --endpoint: the endpoint decides that.", exit_code=ExitCode.USAGE
-            )
+            raise usage_error(f"{flag} cannot be given together with --endpoint: the endpoint decides that.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from slmchat.catalog.gguf import read_headers
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.requests import BATCH_TOKENS, SessionSettings
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.fit.memory import DEFAULT_KV_TYPE
 from slmchat.models import tuning
 from slmchat.models.resolve import find
@@ -36,11 +36,7 @@ def session_settings(
     """
     speculation = options.speculation or settings.speculation
     if speculation not in SPECULATION:
-        raise SlmError(
-            f"--speculation cannot be '{speculation}'.",
-            hint=f"one of {', '.join(SPECULATION)}",
-            exit_code=ExitCode.USAGE,
-        )
+        raise usage_error(f"--speculation cannot be '{speculation}'.", f"one of {', '.join(SPECULATION)}")
     tuned = tuning.of(model, settings) if model is not None else tuning.UNTUNED
     chosen = options.threads or settings.threads
     usual = chosen or threads_of(options, settings)
@@ -67,9 +63,7 @@ def kv_type_of(options: GenerationOptions, settings: Settings) -> str | None:
     """What was asked for; None: nothing."""
     kv_type = options.kv_type or settings.kv_type
     if kv_type is not None and kv_type not in KV_TYPES:
-        raise SlmError(
-            f"--kv-type cannot be '{kv_type}'.", hint=f"one of {', '.join(KV_TYPES)}", exit_code=ExitCode.USAGE
-        )
+        raise usage_error(f"--kv-type cannot be '{kv_type}'.", f"one of {', '.join(KV_TYPES)}")
     return kv_type
 
 
@@ -86,9 +80,7 @@ def draft_model(options: GenerationOptions, settings: Settings, pair: str | None
     if options.draft is None:
         return None
     if options.speculation == "off":
-        raise SlmError(
-            "--draft and --speculation off contradict each other.", hint="leave one out", exit_code=ExitCode.USAGE
-        )
+        raise usage_error("--draft and --speculation off contradict each other.", "leave one out")
     if options.draft == DRAFT_AUTO and pair is None:
         reporter.note("(the catalog states no model that drafts for this one)")
         return None

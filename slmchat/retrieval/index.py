@@ -15,7 +15,7 @@ from pathlib import Path
 from time import monotonic, time_ns
 
 from slmchat.database import Database, MemoryDatabase, has_fts5
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.reporting import Reporter
 from slmchat.retrieval import words
@@ -147,10 +147,9 @@ class DocumentIndex:
         file that cannot be read is skipped and counted. When it is cancelled, what was read until then stays.
         """
         if not has_fts5():
-            raise SlmError(
+            raise usage_error(
                 "this Python's SQLite has no full-text index (FTS5), and documents need one.",
-                hint="another build of Python has it; most do",
-                exit_code=ExitCode.USAGE,
+                "another build of Python has it; most do",
             )
         report = IndexReport(resolved(paths))
         reader = DocumentReader(is_cancelled)
