@@ -71,7 +71,7 @@ class SharedModel:
         """While this lasts, whoever cancels the present turn ends what this session (or pool) does."""
         turn = self.turns.current
         assert turn is not None  # nothing is asked of a model out of turn
-        return turn.running(session)
+        return turn.reaches(session)
 
     def cancel(self) -> None:
         """End what is being generated, if anything is."""

@@ -55,7 +55,7 @@ def eval_models(names: Sequence[str], options: EvalOptions, settings: Settings, 
     reports = work.run(models, cancelled_by_ctrl_c)
     records.close()
     eval_report.show(reports, method, options, console)
-    return eval_report.ending(reports, records.file, console, is_interrupted=work.interruption.is_set)
+    return eval_report.ending(reports, records.file, console, is_interrupted=work.interruption())
 
 
 def _directory(settings: Settings) -> Path | None:

@@ -21,7 +21,7 @@ from dataclasses import field
 from typing import Any
 
 from slmchat.engine.api import TextLogits
-from slmchat.engine.cancellable import CancelScope
+from slmchat.engine.cancellable import CancelFlag, CancelScope
 from slmchat.engine.probabilities import kl_divergence
 from slmchat.errors import usage_error
 from slmchat.evaluation.records import Agreement
@@ -44,19 +44,6 @@ class _Places:
 
     same: list[bool] = field(default_factory=list)
     divergences: list[float] = field(default_factory=list)
-
-
-class _Both:
-    """The two readers as one thing that can be cancelled."""
-
-    def __init__(self, *readers: TextLogits) -> None:
-        self._readers = readers
-        self.is_cancelled = False
-
-    def cancel(self) -> None:
-        self.is_cancelled = True
-        for reader in self._readers:
-            reader.cancel()
 
 
 def windows_of(tokens: Sequence[int], mark: Sequence[int], *, most: int = _WINDOWS) -> list[list[int]]:
@@ -93,14 +80,14 @@ def measure_agreement(
     tokens = reference.tokens(text)
     if other.tokens(text) != tokens:
         raise usage_error(f"it reads the text as other tokens than {name}: the two are not the same model.")
-    both = _Both(reference, other)
+    is_cancelled = CancelFlag(reference, other)
     windows = windows_of(tokens, reference.tokens(""))
     done: list[_Places] = []
-    with cancellable(both):
+    with cancellable(is_cancelled):
         for window in windows:
             tell(len(done), len(windows))
             places = _compared(reference, other, window)
-            if both.is_cancelled:
+            if is_cancelled():
                 break
             done.append(places)
     return _agreement(name, done) if done else None

@@ -15,7 +15,7 @@ from slmchat.conversation import window
 from slmchat.conversation.layouts import layout_of
 from slmchat.conversation.template import ChatTemplate
 from slmchat.engine.api import Engine, ModelInfo, Pool, Session
-from slmchat.engine.cancellable import Cancellable, CancelScope
+from slmchat.engine.cancellable import CancelFlag, Cancellable, CancelScope
 from slmchat.engine.requests import Limits, Prompt, Request
 from slmchat.engine.results import Finish
 from slmchat.engine.sampler import SamplerSettings
@@ -105,18 +105,6 @@ class PreparedPrompt:
         return params.with_thinking(
             limits, self.thinking, info.architecture, is_raw=self.is_raw or bool(self.request.answer)
         )
-
-
-class _TwoRuns:
-    """A pool that is run twice for one prompt, and whether it was cancelled in any of the two or between them."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self.is_cancelled = False
-
-    def cancel(self) -> None:
-        self.is_cancelled = True
-        self._pool.cancel()
 
 
 class Generator:
@@ -332,9 +320,9 @@ class Generator:
         """
         scorer = self._scorer
         assert scorer is not None
-        asked = _TwoRuns(scorer)
+        is_cancelled = CancelFlag(scorer)
         found: dict[int, tuple[Classification, Finish]] = {}
-        with cancellable(asked):
+        with cancellable(is_cancelled):
             tasks = [each.task for each in prepared if each.task is not None]
             priors = []
             for each, task in zip(prepared, tasks, strict=True):
@@ -348,7 +336,7 @@ class Generator:
                     for number, (each, task) in enumerate(zip(prepared, tasks, strict=True))
                 )
             )
-            if asked.is_cancelled:  # between the two runs: the second one does not know
+            if is_cancelled():  # between the two runs: the second one does not know
                 return None
             for done in runs:
                 if done.error is not None:
