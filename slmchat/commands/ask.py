@@ -14,7 +14,6 @@ from pathlib import Path
 from slmchat import safe_json, text_files
 from slmchat.commands.endings import exit_code
 from slmchat.commands.inputs import system_text
-from slmchat.commands.own_options import AskedQuestion
 from slmchat.commands.sources import shown_path, smallness, source_lines
 from slmchat.conversation.layouts import raw_prompt
 from slmchat.conversation.messages import Message, Role
@@ -47,15 +46,14 @@ from slmchat.wording import counted
 _MOST_NAMED = 3
 
 
-def ask(own: AskedQuestion, asked: AskOptions, settings: Settings, console: Console) -> ExitCode:
+def ask(asked: AskOptions, settings: Settings, console: Console) -> ExitCode:
     """Answer one question, or each line of stdin. Raises `SlmError`: NO_ANSWER for a single question without one."""
     start = time.perf_counter()
     # 1. What is asked, of what. 2. Closed in; only then is a document read.
     paths = [user_path(path) for path in asked.documents]
-    words = _checked_words(own.words or [])
+    words = _checked_words(asked.words or [])
     options = GenerationOptions.of(asked)
-    server = None if own.no_server else WarmServer.find(options, settings)
-    backend = open_backend(options, settings, console, server=server)
+    backend = open_backend(options, settings, console, server=WarmServer.find(options, settings))
     resolved(paths)  # what is not there is told before a model is loaded
     questions = [" ".join(words)] if words else _questions_on_stdin(console)
     opened = open_model(backend, options, settings, console)

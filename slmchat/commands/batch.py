@@ -41,7 +41,6 @@ _MOST_AT_A_SERVER = 8
 
 
 def batch(
-    words: Sequence[str],
     batch: BatchOptions,
     options: GenerationOptions,
     wanted: Wanted,
@@ -63,7 +62,7 @@ def batch(
     needs_own = bool(wanted[1].choices) or wanted[2].best_of is not None
     server = None if needs_own else WarmServer.find(options, settings, _MOST_AT_A_SERVER)
     backend = open_backend(options, settings, console, server=server)
-    given = batch_input(words, batch, options, wanted, template_options, settings, console)
+    given = batch_input(batch, options, wanted, template_options, settings, console)
     # 3. The model, and a window for each row.
     model = backend.find(options.model, settings, console).with_projector(options.mmproj)
     if given.has_pictures:

@@ -80,7 +80,6 @@ class BatchInput:
 
 
 def batch_input(
-    words: Sequence[str],
     batch: BatchOptions,
     options: GenerationOptions,
     wanted: Wanted,
@@ -94,6 +93,7 @@ def batch_input(
     response_format, tasks = formats_of(wanted[:2], is_stdin_taken=not options.files or "-" in options.files)
     for note in response_format.notes if response_format else ():
         console.note(note)
+    words = batch.words or []
     text = " ".join(words)
     instructions = [question(text, name) if name else text for name in tasks or ("",)]
     template = prompt_file(template_options, words, read_text)

@@ -28,13 +28,13 @@ from slmchat.wording import counted
 _DIGITS = 8
 
 
-def embed(words: Sequence[str], options: EmbedOptions, settings: Settings, console: Console) -> ExitCode:
+def embed(options: EmbedOptions, settings: Settings, console: Console) -> ExitCode:
     """The vectors of the texts. Raises `SlmError`; where there are several texts, one that fails stops no other."""
     if options.on_overflow not in (None, "fail", "trim"):
         raise usage_error(f"--on-overflow cannot be '{options.on_overflow}'.", "fail or trim")
     generation = GenerationOptions.of(options)
     backend = open_backend(generation, settings, console)
-    rows = _rows(words, options, console)
+    rows = _rows(options, console)
     opened = open_embedding(backend, generation, settings, console)
     texts = _Texts(rows, options.input_field)
     made = embedder(opened, is_cut=options.on_overflow == "trim")
@@ -56,7 +56,7 @@ def embed(words: Sequence[str], options: EmbedOptions, settings: Settings, conso
         return ExitCode.INTERRUPTED
     if not texts.n_records:
         console.warn("there were no texts: nothing was done.")
-    if texts.failed and words:
+    if texts.failed and options.words:
         raise texts.failed[0]
     if texts.failed:
         console.warn(f"{len(texts.failed):,} of {counted(texts.n_records, 'text')} failed: 'error' says why.")
@@ -64,8 +64,8 @@ def embed(words: Sequence[str], options: EmbedOptions, settings: Settings, conso
     return ExitCode.DONE
 
 
-def _rows(words: Sequence[str], options: EmbedOptions, console: Console) -> Iterator[Row]:
-    if not words:
+def _rows(options: EmbedOptions, console: Console) -> Iterator[Row]:
+    if not options.words:
         source = open_source(
             options.files,
             options.format,
@@ -76,7 +76,7 @@ def _rows(words: Sequence[str], options: EmbedOptions, console: Console) -> Iter
         return source.rows
     if options.files:
         raise usage_error("texts come from the command line or from files, not both.")
-    return (Row(number, text, number) for number, text in enumerate(words, 1))
+    return (Row(number, text, number) for number, text in enumerate(options.words, 1))
 
 
 @dataclass(slots=True)

@@ -28,14 +28,15 @@ from slmchat.user_paths import user_path
 _THINK_BUDGET = 512
 
 
-def eval_models(names: Sequence[str], options: EvalOptions, settings: Settings, console: Console) -> ExitCode:
+def eval_models(options: EvalOptions, settings: Settings, console: Console) -> ExitCode:
     """Measure models in tasks. Raises `SlmError`; what is wrong with one model of several stops no other."""
+    names = options.names or []
     if options.is_list:
         return eval_report.show_tasks(console, is_json=options.json)
     if options.quantizations:
         from slmchat.commands.eval_quantizations import eval_quantizations
 
-        return eval_quantizations(names, options, settings, console)
+        return eval_quantizations(options, settings, console)
     if options.text is not None:
         raise usage_error("--text is what --quantizations reads.")
     earlier = _earlier(names, options, settings) if options.resume else None

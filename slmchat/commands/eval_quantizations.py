@@ -20,7 +20,7 @@ from slmchat.terminal.tables import Column
 from slmchat.wording import in_bytes
 
 
-def eval_quantizations(names: Sequence[str], options: EvalOptions, settings: Settings, console: Console) -> ExitCode:
+def eval_quantizations(options: EvalOptions, settings: Settings, console: Console) -> ExitCode:
     """Compare quantizations over a text. Raises `SlmError`."""
     if options.tasks or options.resume or options.minutes or options.limit:
         raise usage_error(
@@ -29,7 +29,7 @@ def eval_quantizations(names: Sequence[str], options: EvalOptions, settings: Set
         )
     text = text_files.read(options.text) if options.text else quantizations.text_of_suite()
     sandbox.seal(settings)
-    wanted: Sequence[str | None] = names or [None]
+    wanted: Sequence[str | None] = options.names or [None]
     found = [resolve.find(name, settings, console) for name in wanted]
     models = quantizations.quantizations_of(found, settings)
     work = quantizations.compare(models, text, GenerationOptions.of(options), settings, console, cancelled_by_ctrl_c)
