@@ -476,6 +476,10 @@ class BestOfOptions:
     )
 
 
+Wanted = tuple[FormatOptions, ChoiceOptions, BestOfOptions]
+"""What an answer has to be, for `run` and `batch`."""
+
+
 @dataclass(frozen=True, slots=True)
 class BatchOptions:
     """What `slm batch` alone takes."""

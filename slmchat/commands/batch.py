@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from slmchat.commands.batch_rows import AskedRows, Wanted, asked_rows, batch_input
+from slmchat.commands.batch_rows import AskedRows, asked_rows, batch_input
 from slmchat.commands.output import target_of
 from slmchat.commands.several_answers import several_of
 from slmchat.conversation import window
@@ -26,7 +26,7 @@ from slmchat.models.backend import open_backend
 from slmchat.models.open import OpenModel
 from slmchat.models.warm_server import WarmLocalModel, WarmServer
 from slmchat.option_fields import number_or_auto
-from slmchat.options import BatchOptions, ChoiceOptions, GenerationOptions, TemplateOptions
+from slmchat.options import BatchOptions, ChoiceOptions, GenerationOptions, TemplateOptions, Wanted
 from slmchat.ranges import PARALLEL
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console

@@ -21,6 +21,7 @@ from slmchat.options import (
     GenerationOptions,
     OutputOptions,
     TemplateOptions,
+    Wanted,
 )
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 # How many of the most probable tokens stand beside each one (`--logprobs`).
 TOP_LOGPROBS = 5
-
-Wanted = tuple[FormatOptions, ChoiceOptions, BestOfOptions]
 
 
 def run(

@@ -6,7 +6,7 @@ Knows: what goes together with it, what is said meanwhile. Refuses to know: how 
 from typing import TYPE_CHECKING
 
 from slmchat.errors import ExitCode, SlmError, usage_error
-from slmchat.options import BestOfOptions, ChoiceOptions, FormatOptions, OutputOptions
+from slmchat.options import BestOfOptions, OutputOptions, Wanted
 
 if TYPE_CHECKING:  # most runs have one answer, and begin without this
     from slmchat.engine.requests import Limits
@@ -18,9 +18,7 @@ if TYPE_CHECKING:  # most runs have one answer, and begin without this
     from slmchat.terminal.console import Console
 
 
-def several_of(
-    wanted: tuple[FormatOptions, ChoiceOptions, BestOfOptions], output: OutputOptions | None = None
-) -> BestOfOptions | None:
+def several_of(wanted: Wanted, output: OutputOptions | None = None) -> BestOfOptions | None:
     """What `--best-of` asks for; None: one answer. Raises `SlmError` (USAGE) for what it does not go together with."""
     _, choice, options = wanted
     if options.best_of in (None, 1):
