@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slmchat.api import arguments
-from slmchat.conversation.layouts import raw_prompt
-from slmchat.conversation.messages import Message, Role
 from slmchat.engine.cancellable import CancelFlag, CancelScope
 from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.models.open import OpenModel
@@ -35,9 +33,7 @@ class ModelDocuments:
         """
         opened, flag = self._opened, CancelFlag()
         if self._index is None:
-            self._index = open_index(
-                opened.settings, opened.reporter, lambda text: opened.count(raw_prompt([Message(Role.USER, text)]))
-            )
+            self._index = open_index(opened.settings, opened.reporter, opened.count_text)
         index = self._index
         with running(flag):
             report = index.add(paths, opened.reporter, flag, vectors_s=VECTORS_S)

@@ -34,7 +34,6 @@ from slmchat.api.shared_model import SharedModel
 from slmchat.api.stream import Stream
 from slmchat.api.turns import ModelTurn
 from slmchat.conversation.attachments import Attachment
-from slmchat.conversation.layouts import raw_prompt
 from slmchat.conversation.messages import Message, Role
 from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation import params
@@ -91,7 +90,7 @@ class Model:
         arguments.text(text, "text")
         self._shared.generator  # noqa: B018 - raises when the model has been closed
         with self._shared.turns.taken():
-            return self._shared.opened.engine.count(raw_prompt([Message(Role.USER, text)]))
+            return self._shared.opened.count_text(text)
 
     @says_parameters
     def complete(

@@ -15,7 +15,6 @@ from slmchat import safe_json, text_files
 from slmchat.commands.endings import exit_code
 from slmchat.commands.inputs import system_text
 from slmchat.commands.sources import shown_path, smallness, source_lines
-from slmchat.conversation.layouts import raw_prompt
 from slmchat.conversation.messages import Message, Role
 from slmchat.engine.cancellable import CancelFlag, Cancellable
 from slmchat.engine.results import FinishReason
@@ -59,7 +58,7 @@ def ask(asked: AskOptions, settings: Settings, console: Console) -> ExitCode:
     opened = open_model(backend, options, settings, console)
     # 3. What is new of the documents is read.
     generator = Generator(opened)
-    index = open_index(settings, console, lambda text: opened.count(raw_prompt([Message(Role.USER, text)])), backend)
+    index = open_index(settings, console, opened.count_text, backend)
     within = _read_documents(index, paths, asked, console)
     if within is None:
         return ExitCode.INTERRUPTED

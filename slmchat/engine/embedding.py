@@ -61,7 +61,8 @@ class LlamaEmbedder:
         """A vector for each text, in order, or the error that it failed with: USAGE for an empty text, CONTEXT for one
         that is too long. Raises `SlmError`: NO_FIT, DAMAGED when the model computes no numbers, BUG."""
         self._is_cancelled = False
-        feed: Feed[list[int] | SlmError] = Feed(texts, self._tokens, ahead=_AHEAD)
+        # mypy takes what both kinds of texts have in common for what they are
+        feed: Feed[list[int] | SlmError] = Feed(texts, self._tokens, ahead=_AHEAD)  # type: ignore[arg-type]
         self._feed = feed
         try:
             while group := self._group(feed):

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import replace
-from typing import Protocol
 
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose, trim
@@ -147,19 +146,11 @@ class PromptRequest:
         return self.prompt(lay_out, kept)
 
 
-class Instruction(Protocol):
-    """What the model is told of the completion that is wanted."""
-
-    def with_instruction(self, messages: Sequence[Message]) -> list[Message]:
-        """The messages with it."""
-        ...
-
-
 def layout(
     engine: Engine,
     *,
     is_raw: bool,
-    instruction: Instruction | None = None,
+    instruction: structured.ResponseFormat | None = None,
     closes_thought: bool = False,
     goes_on: bool = False,
     thinking: Thinking = UNASKED,

@@ -14,7 +14,7 @@ from dataclasses import field
 from pathlib import Path
 from time import monotonic, time_ns
 
-from slmchat.database import Database, MemoryDatabase, has_fts5
+from slmchat.database import Database, MemoryDatabase
 from slmchat.errors import usage_error
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.reporting import Reporter
@@ -146,7 +146,7 @@ class DocumentIndex:
         None: all that are missing. Raises `SlmError` (USAGE) for a path that does not exist; a
         file that cannot be read is skipped and counted. When it is cancelled, what was read until then stays.
         """
-        if not has_fts5():
+        if not self._database.has_fts5():
             raise usage_error(
                 "this Python's SQLite has no full-text index (FTS5), and documents need one.",
                 "another build of Python has it; most do",
