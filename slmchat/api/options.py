@@ -16,9 +16,10 @@ from slmchat.conversation import pictures
 from slmchat.conversation.pictures import Picture
 from slmchat.errors import SlmError, usage_error
 from slmchat.generation import structured
+from slmchat.generation.ballot import Vote
 from slmchat.generation.classify import ClassificationTask, problem_of
 from slmchat.generation.structured import ResponseFormat
-from slmchat.option_fields import range_of
+from slmchat.option_fields import check_choice, range_of
 from slmchat.options import GenerationOptions
 from slmchat.ranges import BEST_OF, GPU_LAYERS, SHARE, Range
 from slmchat.settings import THINK
@@ -166,6 +167,7 @@ def _with_values(options: GenerationOptions, given: Mapping[str, Any]) -> Genera
         within = range_of(field)
         if field.name in values and within is not None and not within.holds(values[field.name]):
             raise usage_error(f"{field.name} must be {within}.")
+        check_choice(field, values.get(field.name), field.name)
     return replace(options, **values)
 
 
@@ -203,6 +205,8 @@ def n_answers_of(given: Mapping[str, Any]) -> tuple[int, str | None]:
     n, vote = arguments.number(given.get("best_of")), arguments.text_or_none(given.get("vote"), "vote")
     if n is not None and not BEST_OF.holds(n):
         raise usage_error(f"best_of must be {BEST_OF}, or None.")
+    if vote not in (None, *Vote):
+        raise usage_error(f"vote cannot be '{vote}'.", "value, number, text or logprob")
     if vote is not None and n in (None, 1):
         raise usage_error("vote is between several answers.", "with best_of=5")
     return (n if isinstance(n, int) else 1), vote

@@ -51,10 +51,8 @@ def batch(
     """Answer every input. Raises `SlmError` when the batch as a whole cannot go on; what is written stays whole."""
     # 1. What is wrong with the options is said before anything is opened.
     batch = replace(batch, output=None if batch.output == "-" else batch.output)
-    params.overflow_choice(options)
     n_parallel = number_or_auto(batch.parallel, "--parallel", PARALLEL)
     options = params.with_persona(options, settings)
-    params.thinking_of(options, settings)
     several_of(wanted)
     _check_labelled(batch, wanted[1])
     # 2. What is written, before the seal: it may lie where a sealed process cannot open it. Then what is read.

@@ -178,7 +178,7 @@ def asked_rows(opened: OpenModel, given: BatchInput, batch: BatchOptions, n_ctx:
     def fits(prompt: Prompt) -> bool:
         return window.fits(engine.count(prompt, n_ctx), n_ctx, options.max_tokens)
 
-    trims = fits if params.overflow_choice(options) == "trim" else None
+    trims = fits if options.on_overflow == "trim" else None
     makers = [
         PromptMaker(each, batch.input_field, given.prefix, lay_out, trims, given.template)
         for each in given.instructions

@@ -30,8 +30,6 @@ _DIGITS = 8
 
 def embed(options: EmbedOptions, settings: Settings, console: Console) -> ExitCode:
     """The vectors of the texts. Raises `SlmError`; where there are several texts, one that fails stops no other."""
-    if options.on_overflow not in (None, "fail", "trim"):
-        raise usage_error(f"--on-overflow cannot be '{options.on_overflow}'.", "fail or trim")
     generation = GenerationOptions.of(options)
     backend = open_backend(generation, settings, console)
     rows = _rows(options, console)

@@ -82,10 +82,6 @@ def _with_different_names(tasks: list[EvalTask]) -> list[EvalTask]:
 
 def _method(options: EvalOptions) -> EvalMethod:
     """Raises `SlmError` (USAGE)."""
-    if options.sampler not in ("greedy", "maker"):
-        raise usage_error(f"--sampler cannot be '{options.sampler}'.", "greedy or maker")
-    if options.think not in (None, "on", "off", "auto"):
-        raise usage_error(f"--think cannot be '{options.think}'.", "on, off or auto")
     if options.best_of > 1 and options.sampler == "greedy":
         raise usage_error(
             "the most probable token is the same every time, and so are the answers of --best-of.",

@@ -21,7 +21,6 @@ from slmchat.engine.requests import Limits
 from slmchat.engine.results import FinishReason
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError, usage_error
-from slmchat.generation import params
 from slmchat.generation.response import completion_of, consume_stream, describe
 from slmchat.models.backend import open_backend
 from slmchat.models.open import open_model
@@ -118,9 +117,7 @@ def _check(words: Sequence[str], options: GenerationOptions, beside: Sequence[ob
             any(record != type(record)() for record in beside)
         ),
         "standard input can be only one of the inputs": sum(inputs) > 1,
-        f"--infill-order cannot be '{asked.order}': psm or spm": asked.order not in (None, "psm", "spm"),
     }
-    params.overflow_choice(options)
     for problem, is_there in problems.items():
         if is_there:
             raise usage_error(f"{problem}.", "slm run --infill main.py:12")

@@ -4,7 +4,7 @@ from typing import Any
 
 from slmchat.catalog.library import Library
 from slmchat.catalog.registry import load
-from slmchat.errors import ExitCode, SlmError, usage_error
+from slmchat.errors import ExitCode, SlmError
 from slmchat.models import device_fit
 from slmchat.models.pull import pull_name
 from slmchat.models.pull_plan import Pulling
@@ -20,8 +20,6 @@ def pull(options: PullOptions, settings: Settings, console: Console, *, tells_ne
 
     Raises `SlmError` when there is only one name.
     """
-    if options.source not in (None, "hub", "index"):
-        raise usage_error(f"--source cannot be '{options.source}'.", "hub or index")
     pulling = Pulling(
         options,
         settings,

@@ -55,9 +55,7 @@ def run(
 
         refuse_beside_questions(wanted[:2], template_options)
     start = time.perf_counter()
-    params.overflow_choice(options)  # what is wrong with it is said at once; so is it below
     options = params.with_persona(options, settings)
-    params.thinking_of(options, settings)
     is_structured = wanted[:2] != (FormatOptions(), ChoiceOptions())
     writer = _writer(output, console, is_structured=is_structured, is_raw_output=options.raw_output)
     top_logprobs = _alternatives(wanted[1], output, console, is_streamed=writer is None or writer.is_streamed)

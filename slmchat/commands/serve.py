@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from slmchat.engine.warm.connection import WarmConnection, ask
 from slmchat.errors import ExitCode, SlmError, usage_error
-from slmchat.generation import params
 from slmchat.models import resolve, sandbox
 from slmchat.models.backend import LocalBackend
 from slmchat.models.open import open_model
@@ -63,7 +62,6 @@ def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings
     key = _key(options, console)
     origins = tuple(map(_origin, options.allow_origin))
     generation = GenerationOptions.of(options, model=name)
-    params.thinking_of(generation, settings)  # what is wrong with it is said before anything is opened
     # 1. The sockets, while there can be new ones.
     made = [listeners.on_unix(path)] if hasattr(socket, "AF_UNIX") else []
     try:

@@ -205,10 +205,8 @@ def export(
 ) -> ExitCode:
     """A session as Markdown (the current path) or JSON (the whole tree), on stdout or in a file of the owner's own.
 
-    Raises `SlmError`: usage (no such session, an unknown format, a file that exists and not `is_forced`), storage.
+    Raises `SlmError`: usage (no such session, a file that exists and not `is_forced`), storage.
     """
-    if format not in ("md", "json"):
-        raise usage_error(f"there is no format '{format}': md or json.")
     writer = None
     if file is not None:
         file, writer = _writer(file, format, is_forced)

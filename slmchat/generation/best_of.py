@@ -46,12 +46,10 @@ def best_of(
     """What `--best-of N` and `--vote` ask for. `vote` None: an answer in a given format by what it says, free
     text by its probability. `is_remote`: an endpoint is asked for probabilities only where they decide, as some refuse.
 
-    Raises `SlmError` (USAGE): an unknown vote, or one that does not suit; a sampler that gives the same each time.
+    Raises `SlmError` (USAGE): a vote that does not suit; a sampler that gives the same each time.
     """
     if n == 1:
         return ONE
-    if vote is not None and vote not in [known.value for known in Vote]:
-        raise usage_error(f"--vote cannot be '{vote}'.", "value, number, text or logprob")
     if vote == Vote.VALUE and response_format is None:
         raise usage_error(
             "--vote value compares answers in a given format.",

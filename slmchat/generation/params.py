@@ -13,12 +13,11 @@ from slmchat.conversation.messages import Message, Role
 from slmchat.engine.requests import Limits
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import Thinking, ThinkingMode
-from slmchat.errors import usage_error
 from slmchat.options import GenerationOptions
 from slmchat.personas import Persona
 from slmchat.personas import find as find_persona
 from slmchat.personas import load as load_personas
-from slmchat.settings import THINK, Settings
+from slmchat.settings import Settings
 
 
 def personas(settings: Settings) -> dict[str, Persona]:
@@ -111,21 +110,9 @@ def with_thinking(limits: Limits, asked: Thinking, architecture: str, *, is_raw:
 
 
 def thinking_of(options: GenerationOptions, settings: Settings) -> Thinking:
-    """What is asked of thinking: the config's < the options'. A budget of 0 is no thought.
-
-    Raises `SlmError` (USAGE).
-    """
-    if options.think not in (None, *THINK):
-        raise usage_error(f"--think cannot be '{options.think}'.", "on, off or auto")
+    """What is asked of thinking: the config's < the options'. A budget of 0 is no thought."""
     mode = ThinkingMode(options.think or settings.think or "auto")
     budget = settings.think_budget if options.think_budget is None else options.think_budget
     if budget == 0 and (options.think is None or options.think_budget == 0):
         mode = ThinkingMode.OFF
     return Thinking(mode, budget if mode is not ThinkingMode.OFF else 0)
-
-
-def overflow_choice(options: GenerationOptions) -> str:
-    """What to do with a prompt that does not fit: "fail" or "trim"."""
-    if options.on_overflow not in (None, "fail", "trim"):
-        raise usage_error(f"--on-overflow cannot be '{options.on_overflow}'.", "fail or trim")
-    return options.on_overflow or "fail"

@@ -17,7 +17,7 @@ from slmchat.option_fields import number_or_auto
 from slmchat.options import GenerationOptions
 from slmchat.ranges import GPU_LAYERS
 from slmchat.reporting import Reporter
-from slmchat.settings import KV_TYPES, SPECULATION, Settings
+from slmchat.settings import Settings
 
 
 def kv_store(settings: Settings) -> KvStore | None:
@@ -34,9 +34,6 @@ def session_settings(
 
     `model`: the file whose measurements count.
     """
-    speculation = options.speculation or settings.speculation
-    if speculation not in SPECULATION:
-        raise usage_error(f"--speculation cannot be '{speculation}'.", f"one of {', '.join(SPECULATION)}")
     tuned = tuning.of(model, settings) if model is not None else tuning.UNTUNED
     chosen = options.threads or settings.threads
     usual = chosen or threads_of(options, settings)
@@ -44,11 +41,11 @@ def session_settings(
         n_ctx=n_ctx,
         threads=chosen or tuned.threads or usual,
         threads_batch=chosen or tuned.threads_batch or usual,
-        kv_type=kv_type_of(options, settings) or tuned.kv_type or DEFAULT_KV_TYPE,
+        kv_type=options.kv_type or settings.kv_type or tuned.kv_type or DEFAULT_KV_TYPE,
         flash_attention=tuned.flash_attention,
         batch_tokens=tuned.batch_tokens or BATCH_TOKENS,
         adapts_threads=not (options.threads or settings.threads),
-        speculation=speculation,
+        speculation=options.speculation or settings.speculation,
     )
 
 
@@ -57,14 +54,6 @@ def threads_of(options: GenerationOptions, settings: Settings) -> int:
     from slmchat.engine import threads
 
     return options.threads or settings.threads or threads.of_this_device()
-
-
-def kv_type_of(options: GenerationOptions, settings: Settings) -> str | None:
-    """What was asked for; None: nothing."""
-    kv_type = options.kv_type or settings.kv_type
-    if kv_type is not None and kv_type not in KV_TYPES:
-        raise usage_error(f"--kv-type cannot be '{kv_type}'.", f"one of {', '.join(KV_TYPES)}")
-    return kv_type
 
 
 # What `--draft` takes besides a name: the pair that the catalog states.

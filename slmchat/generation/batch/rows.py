@@ -23,8 +23,6 @@ from slmchat.text_files import BINARY, NotText, decode, utf8_reader
 from slmchat.user_paths import user_path
 from slmchat.wording import counted
 
-FORMATS = ("lines", "jsonl", "csv")
-
 # How much of a row that cannot be read is kept, in characters.
 _KEPT = 1000
 
@@ -99,10 +97,8 @@ def open_source(
     that reads standard input one that also tells when nothing comes.
 
     Files are one input each, unless a format is given: then the one file holds rows. Raises `SlmError` (USAGE) when
-    there is nothing to read or the format is not known.
+    there is nothing to read.
     """
-    if format is not None and format not in FORMATS:
-        raise usage_error(f"--format cannot be '{format}'.", f"one of {', '.join(FORMATS)}")
     if files and format is None:
         return RowSource(_from_files(files, stdin), len(files), "files")
     if len(files) > 1:
