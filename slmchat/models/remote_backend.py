@@ -1,7 +1,7 @@
 """A model of an endpoint: the one way to it left open, what is asked there, how it is named in a conversation.
 
-Knows: what is closed before an endpoint is asked, which options are its own affair. The classes implement `Backend` and
-`BackendModel` (backend.py).
+Knows: what is closed before an endpoint is asked, which options are its own affair. The classes can be asked what those
+for this device can be asked (backend.py), and say there what a method does.
 Refuses to know: HTTP and what is sent (engine/remote), what is said to the model.
 """
 
@@ -123,7 +123,7 @@ class RemoteBackend:
 
 
 class RemoteModel:
-    """A model of an endpoint. Implements `BackendModel`. Its name is known at the latest when it is loaded."""
+    """A model of an endpoint. Its name is known at the latest when it is loaded."""
 
     def __init__(self, place: RemoteBackend, name: str | None, reporter: Reporter) -> None:
         self._place = place
