@@ -115,7 +115,8 @@ class ChatTemplate:
             raise SlmError(f"the chat template refuses: {refused}.", exit_code=ExitCode.DAMAGED) from refused
 
     def tool_words(self, tools: Sequence[Mapping[str, Any]]) -> str | None:
-        """As `Layout` says: what the template writes of them into the turn of the system message, and nowhere else.
+        """What the model's makers have it told of these functions, behind the text of a system message: what the
+        template writes there and nowhere else; None: nothing. `tools`: as the API of OpenAI describes functions.
 
         The words are text of a message from then on: what a description spells is never a control token.
         """
@@ -132,7 +133,8 @@ class ChatTemplate:
         return told[len(before) + len(mark) : len(told) - len(behind)]
 
     def calls_written(self, calls: Sequence[Mapping[str, Any]]) -> str | None:
-        """As `Layout` says: what stands between the beginning of the answer and its end."""
+        """What an answer is that makes these calls and says nothing else, between its beginning and its end; None: it
+        cannot be laid out. `calls`: as the API of OpenAI has them."""
         asked: dict[str, Any] = {"role": Role.USER.value, "content": "?"}
         answer: dict[str, Any] = {"role": Role.ASSISTANT.value, "content": (mark := self._sentinels.word)}
         try:
