@@ -133,13 +133,11 @@ def _serve(call: CommandCall) -> ExitCode:
 @_command("list", take.ListOptions)
 def _list(call: CommandCall) -> ExitCode:
     """Show installed models, or what could be pulled."""
+    from slmchat.commands.models import list_models, list_remote
+
     asked = call[take.ListOptions]
     if asked.endpoint is not None:
-        from slmchat.commands.remote_models import list_remote
-
         return list_remote(asked.endpoint, call.settings, call.console, is_json=asked.json)
-    from slmchat.commands.models import list_models
-
     return list_models(call.settings, call.console, is_available=asked.available, is_json=asked.json)
 
 
