@@ -3,7 +3,7 @@
 Knows: what is in memory of them, what chats. Refuses to know: what is asked.
 """
 
-from slmchat.errors import usage_error
+from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.server.embedders import Embedders
 from slmchat.server.on_demand import OnDemand
@@ -27,7 +27,7 @@ class ServedModels:
     def chatting(self) -> OnDemand[ServedWeights]:
         """What chats. Raises `SlmError` (USAGE) where nothing does."""
         if self.chat is None:
-            raise usage_error(f"{self.name} makes vectors: it is not a chat model.")
+            raise SlmError(f"{self.name} makes vectors: it is not a chat model.", exit_code=ExitCode.USAGE)
         return self.chat
 
     def unload_if_idle(self) -> float | None:
