@@ -4,9 +4,9 @@ Knows: the order in which defaults, the model's own advice, the config, a person
 Refuses to know: models and prompts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from slmchat.conversation import thinking
 from slmchat.conversation.messages import Message, Role
@@ -18,6 +18,10 @@ from slmchat.personas import Persona
 from slmchat.personas import find as find_persona
 from slmchat.personas import load as load_personas
 from slmchat.settings import Settings
+
+if TYPE_CHECKING:
+    from slmchat.catalog.records import Installed
+    from slmchat.models.backend import BackendModel
 
 
 def personas(settings: Settings) -> dict[str, Persona]:
@@ -57,20 +61,11 @@ def example_messages(persona: Persona | None) -> list[Message]:
     ]
 
 
-class Recommended(Protocol):
-    """A model with the sampler settings that its makers recommend."""
-
-    @property
-    def sampler(self) -> Mapping[str, float]: ...
-
-    @property
-    def sampler_thinking(self) -> Mapping[str, float]:
-        """Those for an answer that begins with a thought, where they differ."""
-        ...
-
-
 def sampler_settings(
-    model: Recommended, settings: Settings, options: GenerationOptions, thinks: Callable[[], bool] = lambda: False
+    model: "BackendModel | Installed",
+    settings: Settings,
+    options: GenerationOptions,
+    thinks: Callable[[], bool] = lambda: False,
 ) -> SamplerSettings:
     """The sampler: slm's defaults < the model's recommended ones < the config's < the persona's < the flags.
 
