@@ -32,6 +32,8 @@ This page is written by `.docs/generate.py`: change the program, not the page.
 ## Streams
 
 - stdout has the completion (or the listing that you asked for) and nothing else. `slm run` ends it with one newline.
+- With `--json`, an error that ends a command is a sentence on stderr and an exit code, as without it. What `slm doctor
+  MODEL` cannot examine is a finding in its JSON, too.
 - stderr has everything else: progress bars (only on a terminal), statistics (`-v`; `-vv` adds what the engine itself
   says), warnings (`slm: warning: …`), errors (`slm: …`). With `-q` it has errors only.
 - A closed stdin is an empty one. Where stdout is closed or its disk is full, stderr says so, with exit code 10. A command

@@ -47,13 +47,13 @@ def _command(
     return register
 
 
-@_command("pull", take.PullNames, "PullOptions", is_answer=False)
+@_command("pull", "PullOptions", is_answer=False)
 def _pull(call: CommandCall) -> ExitCode:
     """Fetch, verify and install models."""
     from slmchat.commands.pull import pull
     from slmchat.options import PullOptions
 
-    return pull(call[take.PullNames].names, call[PullOptions], call.settings, call.console)
+    return pull(call[PullOptions], call.settings, call.console)
 
 
 _ANSWERING = ("TemplateOptions", "GenerationOptions", "FormatOptions", "ChoiceOptions", "BestOfOptions")
@@ -82,37 +82,33 @@ def _run(call: CommandCall) -> ExitCode:
     return run(own, generation, wanted, output, template, call.settings, call.console)
 
 
-@_command("batch", take.BatchPrompt, "BatchOptions", *_ANSWERING, seals_itself=True)
+@_command("batch", "BatchOptions", *_ANSWERING, seals_itself=True)
 def _batch(call: CommandCall) -> ExitCode:
     """Answer many inputs with one model load. Each of them gets a line of JSON."""
     from slmchat import options
     from slmchat.commands.batch import batch
 
-    words, asked, template = (
-        call[take.BatchPrompt].words or [],
-        call[options.BatchOptions],
-        call[options.TemplateOptions],
-    )
+    asked, template = call[options.BatchOptions], call[options.TemplateOptions]
     wanted = (call[options.FormatOptions], call[options.ChoiceOptions], call[options.BestOfOptions])
-    return batch(words, asked, call[options.GenerationOptions], wanted, template, call.settings, call.console)
+    return batch(asked, call[options.GenerationOptions], wanted, template, call.settings, call.console)
 
 
-@_command("ask", take.AskedQuestion, "AskOptions", seals_itself=True)
+@_command("ask", "AskOptions", seals_itself=True)
 def _ask(call: CommandCall) -> ExitCode:
     """Answer a question from documents, with quotations that are in them word by word."""
     from slmchat.commands.ask import ask
     from slmchat.options import AskOptions
 
-    return ask(call[take.AskedQuestion], call[AskOptions], call.settings, call.console)
+    return ask(call[AskOptions], call.settings, call.console)
 
 
-@_command("embed", take.EmbedTexts, "EmbedOptions", seals_itself=True)
+@_command("embed", "EmbedOptions", seals_itself=True)
 def _embed(call: CommandCall) -> ExitCode:
     """Turn texts into vectors with an embedding model."""
     from slmchat.commands.embed import embed
     from slmchat.options import EmbedOptions
 
-    return embed(call[take.EmbedTexts].words or [], call[EmbedOptions], call.settings, call.console)
+    return embed(call[EmbedOptions], call.settings, call.console)
 
 
 @_command("chat", take.ModelName, "ChatOptions", "GenerationOptions", is_answer=False, seals_itself=True)
@@ -137,13 +133,11 @@ def _serve(call: CommandCall) -> ExitCode:
 @_command("list", take.ListOptions)
 def _list(call: CommandCall) -> ExitCode:
     """Show installed models, or what could be pulled."""
+    from slmchat.commands.models import list_models, list_remote
+
     asked = call[take.ListOptions]
     if asked.endpoint is not None:
-        from slmchat.commands.remote_models import list_remote
-
         return list_remote(asked.endpoint, call.settings, call.console, is_json=asked.json)
-    from slmchat.commands.models import list_models
-
     return list_models(call.settings, call.console, is_available=asked.available, is_json=asked.json)
 
 
@@ -279,13 +273,13 @@ def _bench(call: CommandCall) -> ExitCode:
     return bench(call[take.ModelName].name, call[BenchOptions], call.settings, call.console)
 
 
-@_command("eval", take.EvalModels, "EvalOptions", seals_itself=True)
+@_command("eval", "EvalOptions", seals_itself=True)
 def _eval(call: CommandCall) -> ExitCode:
     """Measure how good models are in tasks, and how fast. The tasks may be your own."""
     from slmchat.commands.eval import eval_models
     from slmchat.options import EvalOptions
 
-    return eval_models(call[take.EvalModels].names or [], call[EvalOptions], call.settings, call.console)
+    return eval_models(call[EvalOptions], call.settings, call.console)
 
 
 @_command("doctor", take.ModelName, take.JsonOption, seals_itself=True)

@@ -11,6 +11,7 @@ keeps its temporary tables in memory, and all three files are the owner's alone.
 
 import contextlib
 import errno
+import functools
 import os
 import shlex
 import stat
@@ -119,9 +120,14 @@ class Database:
             finally:
                 self.close()
 
-    def has_fts5(self) -> bool:
+    @staticmethod
+    @functools.cache
+    def has_fts5() -> bool:
         """Whether this Python's SQLite can keep a search index."""
-        return ("fts5",) in self.rows("PRAGMA module_list")
+        import sqlite3
+
+        with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+            return ("fts5",) in connection.execute("PRAGMA module_list").fetchall()
 
     def erase(self) -> bool:
         """Write the file anew without what was deleted; False when another slm is in the way, or the disk is full.
@@ -248,14 +254,6 @@ class Database:
             raise _sentence(self.file, code & 0xFF, str(error)) from error
         except OSError as error:
             raise _cannot(self.file, error.strerror or str(error)) from error
-
-
-def has_fts5() -> bool:
-    """Whether this Python's SQLite can keep a search index."""
-    import sqlite3
-
-    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
-        return ("fts5",) in connection.execute("PRAGMA module_list").fetchall()
 
 
 class MemoryDatabase(Database):

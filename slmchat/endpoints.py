@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.ranges import Range
 from slmchat.redaction import hide
@@ -97,9 +97,9 @@ class Endpoint:
         value = value.strip()
         hide(value)
         if not re.fullmatch(r"[!-~]+", value):
-            raise _usage(f"the key for {self.address} from {where} has a character that cannot be sent.")
+            raise usage_error(f"the key for {self.address} from {where} has a character that cannot be sent.")
         if not (self.is_encrypted or self.is_loopback or self.is_insecure):
-            raise _usage(
+            raise usage_error(
                 f"the key for {self.address} would go over a connection that others can read (http://).",
                 "use https://; or insecure = true in this endpoint's table, when the network between is yours",
             )
@@ -111,7 +111,7 @@ class Endpoint:
         variable = self.key_env or (KEY_VARIABLE if self.name is None else None)
         value = environ.get(variable, "").strip() if variable else ""
         if self.key_env and not value:
-            raise _usage(
+            raise usage_error(
                 f"the key for {self.address} should be in the variable {self.key_env}, which is not set.",
                 f"export {self.key_env}=…",
             )
@@ -142,7 +142,7 @@ def find(asked: str, tables: Mapping[str, object], file: Path) -> Endpoint:
         hint = f"the endpoints are {', '.join(known)}"
     else:
         hint = f'--endpoint https://HOST/v1, or in {file}: [endpoints.{_bare(asked)}] url = "https://HOST/v1"'
-    raise _usage(f"there is no endpoint '{asked}'.", hint)
+    raise usage_error(f"there is no endpoint '{asked}'.", hint)
 
 
 # HOST:PORT, or HOST/PATH; a host has a dot, or a port behind it.
@@ -181,19 +181,19 @@ def from_url(text: str, where: str) -> Endpoint:
         parts = urlsplit(text.strip())
         port = parts.port
     except ValueError as error:
-        raise _usage(f"{where}: that is not an address ({error}).", "https://HOST/v1") from error
+        raise usage_error(f"{where}: that is not an address ({error}).", "https://HOST/v1") from error
     host = (parts.hostname or "").rstrip(".")
     if parts.scheme not in _PORTS or not host or re.search(r"[\s\x00-\x1f\x7f]", text.strip()):
-        raise _usage(f"{where} must be an address like https://HOST/v1 or http://127.0.0.1:8080.")
+        raise usage_error(f"{where} must be an address like https://HOST/v1 or http://127.0.0.1:8080.")
     if parts.username is not None or parts.password is not None:
-        raise _usage(
+        raise usage_error(
             f"{where}: a name or a key in an address would end up in histories and logs.",
             f"key_env in the config names a variable that holds it; for a plain URL the variable is {KEY_VARIABLE}",
         )
     if parts.query or parts.fragment:
-        raise _usage(f"{where}: an address must not have a part behind ? or #.")
+        raise usage_error(f"{where}: an address must not have a part behind ? or #.")
     if not (parts.path + host).isascii():
-        raise _usage(f"{where}: an address must be of plain characters; write the host as xn--….")
+        raise usage_error(f"{where}: an address must be of plain characters; write the host as xn--….")
     path = parts.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
     return Endpoint(parts.scheme, host.lower(), port or _PORTS[parts.scheme], path)
 
@@ -201,11 +201,11 @@ def from_url(text: str, where: str) -> Endpoint:
 def _from_table(name: str, told: Any, file: Path) -> Endpoint:
     where = f"{file}: endpoint '{shown(name)}'"
     if not _NAME.fullmatch(name):
-        raise _usage(f"{where}: a name is of letters, digits, '.', '_' and '-'.")
+        raise usage_error(f"{where}: a name is of letters, digits, '.', '_' and '-'.")
     for key in told if isinstance(told, dict) else ():
         if str(key).lower() in _KEYS_IN_THE_CLEAR:
             hide(str(told[key]))
-            raise _usage(
+            raise usage_error(
                 f"{where} has its key in the file, where slm does not read it.",
                 'take it out, and name where it is: key_env = "MY_KEY" (a variable) or key_keyring = "SERVICE"',
             )
@@ -213,12 +213,12 @@ def _from_table(name: str, told: Any, file: Path) -> Endpoint:
     table(_KEYS, required=("url",))(told, f"endpoints.{name}", mistakes)
     mistakes.raise_if_any(file, "docs/remote.md has the keys", form="'{where}' {reason}")
     if told.get("key_env") and told.get("key_keyring"):
-        raise _usage(f"{where} names two places for its key.", "either key_env or key_keyring")
+        raise usage_error(f"{where} names two places for its key.", "either key_env or key_keyring")
     plain = from_url(told["url"], f"{where}: 'url'")
     variable = told.get("key_env")
     if variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
         hide(variable)  # most likely the key itself
-        raise _usage(f"{where}: 'key_env' must be the name of a variable, not the key itself.")
+        raise usage_error(f"{where}: 'key_env' must be the name of a variable, not the key itself.")
     return Endpoint(
         plain.scheme,
         plain.host,
@@ -239,16 +239,18 @@ def _from_keyring(place: str, user: str) -> str:
     try:
         keyring = importlib.import_module("keyring")
     except ImportError as error:
-        raise _usage(
+        raise usage_error(
             "the config names a key in the keyring, and the library for it is not installed.",
             "pip install keyring; or key_env instead",
         ) from error
     try:
         value = keyring.get_password(service, named_user or user)
     except Exception as error:  # every backend has exceptions of its own
-        raise _usage(f"the keyring cannot be read: {type(error).__name__}.", "unlock it, or use key_env") from error
+        raise usage_error(
+            f"the keyring cannot be read: {type(error).__name__}.", "unlock it, or use key_env"
+        ) from error
     if not value:
-        raise _usage(
+        raise usage_error(
             f"the keyring has no key of '{named_user or user}' for the service '{service}'.",
             f"keyring set {service} {named_user or user}",
         )
@@ -257,7 +259,3 @@ def _from_keyring(place: str, user: str) -> str:
 
 def _bare(text: str) -> str:
     return text if _NAME.fullmatch(text) else "NAME"
-
-
-def _usage(message: str, hint: str | None = None) -> SlmError:
-    return SlmError(message, hint=hint, exit_code=ExitCode.USAGE)

@@ -61,6 +61,11 @@ def _made_again(kind: type[SlmError], arguments: tuple[Any, ...], state: Mapping
     return error
 
 
+def usage_error(message: str, hint: str | None = None) -> SlmError:
+    """The error for what cannot be used as it was given: an option, a name, an input."""
+    return SlmError(message, hint=hint, exit_code=ExitCode.USAGE)
+
+
 def is_debugged(environ: Mapping[str, str]) -> bool:
     """Whether SLM_DEBUG asks for what stands behind the one sentence; `0` and the like do not, as in other switches."""
     return environ.get("SLM_DEBUG", "").lower() not in ("", "0", "false", "no", "off")

@@ -8,7 +8,7 @@ from dataclasses import Field, field
 from enum import StrEnum
 from typing import Any
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.ranges import Range
 
 _REQUIRED: Any = object()
@@ -42,7 +42,8 @@ def option(
 ) -> Any:
     """A field of an options record: its flags, its help, the numbers that it accepts.
 
-    `metavar`: CAPITALS stand for a value, small letters for themselves, `|` for "or"; None for a flag.
+    `metavar`: CAPITALS stand for a value, small letters for themselves, `|` for "or"; None for a flag. Where it is
+    nothing but words, no other value is accepted.
     `is_count`: how many times it was given. `is_destination`: the answer goes there instead of to stdout.
     """
     limits = {} if within is None else {"min": within.low, "max": within.high}
@@ -56,13 +57,23 @@ def range_of(item: "Field[Any]") -> Range | None:
     return None if low is None or high is None else Range(low, high)
 
 
+def check_choice(item: "Field[Any]", value: object, name: str) -> None:
+    """Refuse what is none of the words that the metavar of this field offers. Raises `SlmError` (USAGE)."""
+    metavar = item.metadata["metavar"] or ""
+    if value is None or "|" not in metavar or not metavar.islower():
+        return
+    *others, last = metavar.split("|")
+    if value not in (*others, last):
+        raise usage_error(f"{name} cannot be '{value}'.", f"{', '.join(others)} or {last}")
+
+
 def number_or_auto(given: str | None, flag: str, within: Range) -> int | None:
     """The value of an option that is `auto` or a number; None for auto. Raises `SlmError` (USAGE)."""
     if given in (None, "auto"):
         return None
     number = int(given) if given.isascii() and given.isdecimal() and len(given) < 20 else -1
     if not within.holds(number):
-        raise SlmError(f"{flag} cannot be '{given}'.", hint=f"auto, or {within}", exit_code=ExitCode.USAGE)
+        raise usage_error(f"{flag} cannot be '{given}'.", f"auto, or {within}")
     return number
 
 

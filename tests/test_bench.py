@@ -15,6 +15,7 @@ from terminal import Terminal
 from slmchat import settings
 from slmchat.catalog.library import from_path
 from slmchat.commands import bench
+from slmchat.commands.bench_view import bar
 from slmchat.engine import arithmetic_limit
 from slmchat.engine.api import Session
 from slmchat.engine.requests import Limits, Prompt, SessionSettings
@@ -27,7 +28,6 @@ from slmchat.hardware.energy import EnergyMeter
 from slmchat.hardware.facts import Fact
 from slmchat.models import loader, resolve, sandbox
 from slmchat.options import BenchOptions
-from slmchat.terminal.bars import bar
 from slmchat.terminal.console import Console
 
 WORDS = (" word",) * 80

@@ -560,6 +560,16 @@ def test_a_model_that_is_not_here_is_no_finding(slm: Callable[..., Outcome], tmp
     assert slm("doctor", tmp_path / "no.gguf").code == 6
 
 
+def test_json_has_what_ends_an_examination(slm: Callable[..., Outcome], tmp_path: Path) -> None:
+    (tmp_path / "no.gguf").write_bytes(bytes(100))
+    done = slm("doctor", tmp_path / "no.gguf", "--json")
+    told: dict[str, Any] = json.loads(done.out)
+    assert done.code == 6 and done.err.startswith("slm: ") and told["is_fine"] is False
+    (found,) = told["model_findings"]
+    assert found["check"] == "file" and found["level"] == "wrong" and "is not a GGUF file" in found["what"]
+    assert found["what"] in done.err and found["do"] in done.err
+
+
 def test_private_leaves_no_trace(slm: Callable[..., Outcome], home: Path, tiny: Path) -> None:
     assert slm("doctor", tiny, "--private").code == 1
     assert [path for path in (home / "data").rglob("*") if path.is_file()] == []

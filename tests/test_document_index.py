@@ -517,7 +517,7 @@ class TestFile:
     def test_a_python_without_fts5_is_told(
         self, index: DocumentIndex, notes: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("slmchat.retrieval.index.has_fts5", lambda: False)
+        monkeypatch.setattr("slmchat.database.Database.has_fts5", lambda self: False)
         with pytest.raises(SlmError, match="FTS5"):
             index.add([notes], LogReporter(), never)
 

@@ -89,7 +89,7 @@ class Bench:
         streams = [io.StringIO(), _Tty() if tty else io.StringIO(), io.StringIO()]
         console = Console(*streams, environ={"COLUMNS": "80", "TERM": "xterm", **(environ or {})})
         loaded = settings.load({"SLM_HOME": str(self.home)}, is_private=self.private)
-        code = eval_models(list(names), EvalOptions(**options), loaded, console)
+        code = eval_models(EvalOptions(names=list(names), **options), loaded, console)
         return Told(code, streams[1].getvalue(), streams[2].getvalue())
 
 

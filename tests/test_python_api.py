@@ -566,7 +566,7 @@ class TestThreads:
         greedy.start()
         assert gate.has_begun.wait(300)
         patient.start()
-        while not model._shared.turns.n_waiting:  # it asks before the first answer is there
+        while not model._shared.turns._line:  # it asks before the first answer is there
             time.sleep(0.001)
         gate.may_go_on.set()
         greedy.join(300)

@@ -131,7 +131,7 @@ class TestPolicy:
 
 
 class Shelf:
-    """Implements `KeptRows` in memory."""
+    """`KeptExactness` in memory."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[int, int], int] = {}

@@ -254,7 +254,7 @@ class TestCommands:
 
     def test_a_pull_measures_only_to_choose(self, settings: Settings, console: Console, seen: list[str]) -> None:
         pulling = pull_plan.Pulling(
-            PullOptions(), settings, console, Library(settings.paths, console.warn),
+            PullOptions([]), settings, console, Library(settings.paths, console.warn),
             load_registry(settings.paths.user_registry), device_fit.ForDevice(settings, console), console.print,
         )  # fmt: skip
         spec = pulling.registry.models["smollm2:360m"]

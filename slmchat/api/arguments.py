@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import SupportsIndex
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 
 
 def refused(name: str, wanted: str, value: object, hint: str | None = None) -> SlmError:
     """The error for a value that `name` cannot have."""
-    return SlmError(f"{name} must be {wanted}, not {_named(value)}.", hint=hint, exit_code=ExitCode.USAGE)
+    return usage_error(f"{name} must be {wanted}, not {_named(value)}.", hint)
 
 
 def text(value: object, name: str) -> str:

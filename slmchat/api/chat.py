@@ -22,7 +22,7 @@ from slmchat.conversation import window
 from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.conversation.pictures import Picture
 from slmchat.engine.cancellable import Cancellable
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation.chat_session import ChatSession, Overflow
 from slmchat.generation.response import Completion, NullHandler, Response, StreamHandler, completion_of
 from slmchat.options import GenerationOptions
@@ -53,9 +53,7 @@ class Chat:
         self._conversation = Conversation(arguments.text_or_none(system, "system"))
         for message in messages_of(messages, takes_pairs=True):
             if message.role is Role.SYSTEM:
-                raise SlmError(
-                    "a system message cannot be one of messages.", hint="chat(system=...)", exit_code=ExitCode.USAGE
-                )
+                raise usage_error("a system message cannot be one of messages.", "chat(system=...)")
             self._conversation.add(message)
         # of the size of the model's own window, whatever suits the device by now
         options = replace(options, ctx=n_ctx)
@@ -109,7 +107,7 @@ class Chat:
             self._delegate.listens(NullHandler())
             end = self._conversation.current
             if end is None or not end.message.text:
-                raise SlmError("there is no answer to go on with.", hint="say() asks", exit_code=ExitCode.USAGE)
+                raise usage_error("there is no answer to go on with.", "say() asks")
             return self._completed(self._session.go_on())
 
     def undo(self) -> Message:
@@ -117,7 +115,7 @@ class Chat:
         with self._shared.turns.taken():
             taken = self._conversation.undo()
         if taken is None:
-            raise SlmError("there is nothing to undo.", exit_code=ExitCode.USAGE)
+            raise usage_error("there is nothing to undo.")
         return taken
 
     def close(self) -> None:
@@ -132,10 +130,9 @@ class Chat:
             self._session.reopen()
 
     def __reduce__(self) -> NoReturn:
-        raise SlmError(
+        raise usage_error(
             "a Chat cannot be pickled or copied: its context window is in the memory of this process.",
-            hint="Model.chat(messages=...) begins another with what was said",
-            exit_code=ExitCode.USAGE,
+            "Model.chat(messages=...) begins another with what was said",
         )
 
     def __repr__(self) -> str:
@@ -156,12 +153,12 @@ class Chat:
     def _check_open(self) -> None:
         self._shared.generator  # noqa: B018 - raises when the model has been closed
         if self._is_closed:
-            raise SlmError("this chat has been closed.", hint="Model.chat() begins another", exit_code=ExitCode.USAGE)
+            raise usage_error("this chat has been closed.", "Model.chat() begins another")
 
     def _checked(self, text: str, images: Sequence[ImageSource]) -> list[Picture]:
         self._check_open()
         if not arguments.text(text, "text").strip():
-            raise SlmError("the message is empty.", exit_code=ExitCode.USAGE)
+            raise usage_error("the message is empty.")
         return pictures_of(images)
 
     def _said(self, text: str, shown: list[Picture], handler: StreamHandler) -> Completion:
@@ -181,9 +178,7 @@ class _Delegate:
 
     def __init__(self, shared: SharedModel, on_overflow: Overflowing) -> None:
         if not isinstance(on_overflow, str) or on_overflow not in ("fail", "drop", "summarise"):
-            raise SlmError(
-                f"on_overflow cannot be '{on_overflow}'.", hint="fail, drop or summarise", exit_code=ExitCode.USAGE
-            )
+            raise usage_error(f"on_overflow cannot be '{on_overflow}'.", "fail, drop or summarise")
         self._shared = shared
         self._on_overflow = on_overflow
         self._handler: StreamHandler = NullHandler()

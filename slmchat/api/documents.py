@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slmchat.api import arguments
-from slmchat.conversation.layouts import raw_prompt
-from slmchat.conversation.messages import Message, Role
 from slmchat.engine.cancellable import CancelFlag, CancelScope
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.models.open import OpenModel
 from slmchat.retrieval.answers import ReadingOrder, Search
 from slmchat.retrieval.chunk_vectors import VECTORS_S
@@ -35,9 +33,7 @@ class ModelDocuments:
         """
         opened, flag = self._opened, CancelFlag()
         if self._index is None:
-            self._index = open_index(
-                opened.settings, opened.reporter, lambda text: opened.count(raw_prompt([Message(Role.USER, text)]))
-            )
+            self._index = open_index(opened.settings, opened.reporter, opened.count_text)
         index = self._index
         with running(flag):
             report = index.add(paths, opened.reporter, flag, vectors_s=VECTORS_S)
@@ -45,7 +41,7 @@ class ModelDocuments:
             raise SlmError("this was cancelled before it was done.", exit_code=ExitCode.INTERRUPTED)
         if not report.n_files:
             reasons = "; ".join(report.skipped) or "there is no file"
-            raise SlmError(f"nothing in these documents can be read: {reasons}.", exit_code=ExitCode.USAGE)
+            raise usage_error(f"nothing in these documents can be read: {reasons}.")
         return lambda question, top: index.search(question, top, report.roots)
 
     def close(self) -> None:
@@ -59,5 +55,5 @@ def paths_of(given: object) -> list[Path]:
     """One path or several. Raises `SlmError` (USAGE)."""
     several = [given] if isinstance(given, (str, Path)) else arguments.several(given, "documents", "paths")
     if not several:
-        raise SlmError("documents is empty.", exit_code=ExitCode.USAGE)
+        raise usage_error("documents is empty.")
     return [user_path(arguments.path(one, f"documents[{number}]")) for number, one in enumerate(several)]

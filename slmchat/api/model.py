@@ -34,9 +34,8 @@ from slmchat.api.shared_model import SharedModel
 from slmchat.api.stream import Stream
 from slmchat.api.turns import ModelTurn
 from slmchat.conversation.attachments import Attachment
-from slmchat.conversation.layouts import raw_prompt
 from slmchat.conversation.messages import Message, Role
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation import params
 from slmchat.generation.best_of import best_of
 from slmchat.generation.classify import Classification
@@ -65,10 +64,9 @@ class Model:
         self._completer = Completer(shared, options)
 
     def __reduce__(self) -> NoReturn:
-        raise SlmError(
+        raise usage_error(
             "a Model cannot be pickled or copied: it is weights in the memory of this process.",
-            hint="call load() in each process",
-            exit_code=ExitCode.USAGE,
+            "call load() in each process",
         )
 
     @property
@@ -92,7 +90,7 @@ class Model:
         arguments.text(text, "text")
         self._shared.generator  # noqa: B018 - raises when the model has been closed
         with self._shared.turns.taken():
-            return self._shared.opened.engine.count(raw_prompt([Message(Role.USER, text)]))
+            return self._shared.opened.count_text(text)
 
     @says_parameters
     def complete(
@@ -145,7 +143,7 @@ class Model:
         refuse_unknown(options, CompletionOptions, "complete_many")
         n_parallel = cast("int | None", arguments.number(parallel))
         if n_parallel is not None and not PARALLEL.holds(n_parallel):
-            raise SlmError(f"parallel must be {PARALLEL}, or None.", exit_code=ExitCode.USAGE)
+            raise usage_error(f"parallel must be {PARALLEL}, or None.")
         self._shared.check_answers()
         given = arguments.several(prompts, "prompts", "texts")
         asked, response_format = self._completer.settled(raw, options), response_format_of(options)
@@ -249,7 +247,7 @@ class Model:
         head = [Message(Role.SYSTEM, system)] if system else []
         shown = pictures_of(images)
         if not arguments.text(text, "text").strip() and not (shown and instruction.strip()):
-            raise SlmError("the text is empty.", exit_code=ExitCode.USAGE)
+            raise usage_error("the text is empty.")
         is_question = bool(shown) and not instruction.strip()
         said = [Attachment(text)] if text.strip() and not is_question else []
         with self._shared.turns.taken():
@@ -286,10 +284,10 @@ class Model:
         refuse_unknown(options, SamplingOptions, "ask")
         self._shared.check_answers()
         if not arguments.text(question, "question").strip():
-            raise SlmError("the question is empty.", exit_code=ExitCode.USAGE)
+            raise usage_error("the question is empty.")
         n_passages = cast("int | None", arguments.number(top))
         if n_passages is not None and not PASSAGES.holds(n_passages):
-            raise SlmError(f"top must be {PASSAGES}, or None.", exit_code=ExitCode.USAGE)
+            raise usage_error(f"top must be {PASSAGES}, or None.")
         arguments.text_or_none(system, "system")
         paths = paths_of(documents)
         asked = with_sampling(replace(self._options, temperature=None), options)
@@ -320,10 +318,9 @@ class Model:
         self._shared.generator  # noqa: B018 - raises when the model has been closed
         opened = self._shared.opened
         if not opened.model.embeds and opened.model.host is None:
-            raise SlmError(
+            raise usage_error(
                 f"{opened.model.key} makes no vectors: it is not an embedding model.",
-                hint="slm pull all-minilm, and load() that",
-                exit_code=ExitCode.USAGE,
+                "slm pull all-minilm, and load() that",
             )
         vectors: list[list[float]] = []
         with self._shared.turns.taken():
@@ -383,8 +380,6 @@ class Model:
 def _refuse_several(options: Mapping[str, object], function: str) -> None:
     """Raises `SlmError` (USAGE) for several answers where one is shown while it comes."""
     if options.get("best_of") not in (None, 1):
-        raise SlmError(
-            f"{function} gives an answer while it comes; best_of chooses among whole ones.",
-            hint="complete(..., best_of=N)",
-            exit_code=ExitCode.USAGE,
+        raise usage_error(
+            f"{function} gives an answer while it comes; best_of chooses among whole ones.", "complete(..., best_of=N)"
         )

@@ -14,11 +14,12 @@ from slmchat.api import arguments
 from slmchat.api.schema_types import schema_of_class
 from slmchat.conversation import pictures
 from slmchat.conversation.pictures import Picture
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 from slmchat.generation import structured
+from slmchat.generation.ballot import Vote
 from slmchat.generation.classify import ClassificationTask, problem_of
 from slmchat.generation.structured import ResponseFormat
-from slmchat.option_fields import range_of
+from slmchat.option_fields import check_choice, range_of
 from slmchat.options import GenerationOptions
 from slmchat.ranges import BEST_OF, GPU_LAYERS, SHARE, Range
 from slmchat.settings import THINK
@@ -117,7 +118,7 @@ def with_loading(given: Mapping[str, Any]) -> GenerationOptions:
     gpu_layers = given.get("gpu_layers")
     is_auto = gpu_layers is None or (isinstance(gpu_layers, str) and gpu_layers == "auto")
     if not is_auto and not GPU_LAYERS.holds(arguments.number(gpu_layers)):
-        raise SlmError(f'gpu_layers must be {GPU_LAYERS}, or "auto".', exit_code=ExitCode.USAGE)
+        raise usage_error(f'gpu_layers must be {GPU_LAYERS}, or "auto".')
     return _with_values(
         GenerationOptions(),
         {
@@ -144,18 +145,18 @@ def _thinking(given: object) -> str | None:
     word = {True: "on", False: "off"}[given] if isinstance(given, bool) else given
     if word is None or (isinstance(word, str) and word in THINK):
         return word
-    raise SlmError(f'think cannot be {given!r}: True, False, "on", "off" or "auto".', exit_code=ExitCode.USAGE)
+    raise usage_error(f'think cannot be {given!r}: True, False, "on", "off" or "auto".')
 
 
 def choosing_of(choices: Sequence[str], threshold: float | None, *, is_calibrated: bool) -> ClassificationTask:
     """What `classify` chooses from. Raises `SlmError` (USAGE)."""
     texts, share = tuple(arguments.texts(choices, "choices")), arguments.number(threshold)
     if share is not None and not SHARE.holds(share):
-        raise SlmError(f"threshold must be {SHARE}.", exit_code=ExitCode.USAGE)
+        raise usage_error(f"threshold must be {SHARE}.")
     threshold = cast("float | None", share)
     problem = problem_of(texts, threshold)
     if problem:
-        raise SlmError(f"the choices cannot be used: {problem}.", exit_code=ExitCode.USAGE)
+        raise usage_error(f"the choices cannot be used: {problem}.")
     return ClassificationTask(texts, threshold, is_calibrated)
 
 
@@ -165,7 +166,8 @@ def _with_values(options: GenerationOptions, given: Mapping[str, Any]) -> Genera
     for field in fields(options):
         within = range_of(field)
         if field.name in values and within is not None and not within.holds(values[field.name]):
-            raise SlmError(f"{field.name} must be {within}.", exit_code=ExitCode.USAGE)
+            raise usage_error(f"{field.name} must be {within}.")
+        check_choice(field, values.get(field.name), field.name)
     return replace(options, **values)
 
 
@@ -195,16 +197,18 @@ def _schema(given: object) -> Any:
     except SlmError as error:
         raise SlmError(error.message, hint=f"schema can be {_SCHEMAS}", exit_code=error.exit_code) from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise SlmError(f"the schema is not valid JSON: {error}.", exit_code=ExitCode.USAGE) from error
+        raise usage_error(f"the schema is not valid JSON: {error}.") from error
 
 
 def n_answers_of(given: Mapping[str, Any]) -> tuple[int, str | None]:
     """How many answers are made, and what they are compared by. Raises `SlmError` (USAGE)."""
     n, vote = arguments.number(given.get("best_of")), arguments.text_or_none(given.get("vote"), "vote")
     if n is not None and not BEST_OF.holds(n):
-        raise SlmError(f"best_of must be {BEST_OF}, or None.", exit_code=ExitCode.USAGE)
+        raise usage_error(f"best_of must be {BEST_OF}, or None.")
+    if vote not in (None, *Vote):
+        raise usage_error(f"vote cannot be '{vote}'.", "value, number, text or logprob")
     if vote is not None and n in (None, 1):
-        raise SlmError("vote is between several answers.", hint="with best_of=5", exit_code=ExitCode.USAGE)
+        raise usage_error("vote is between several answers.", "with best_of=5")
     return (n if isinstance(n, int) else 1), vote
 
 
@@ -214,7 +218,7 @@ def top_logprobs_of(asked: object) -> int | None:
         return 0 if asked else None
     asked = arguments.number(asked)
     if not isinstance(asked, int) or not _ALTERNATIVES.holds(asked):
-        raise SlmError(f"logprobs must be True, False or {_ALTERNATIVES}.", exit_code=ExitCode.USAGE)
+        raise usage_error(f"logprobs must be True, False or {_ALTERNATIVES}.")
     return asked
 
 

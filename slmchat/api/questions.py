@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from slmchat.api import arguments
 from slmchat.api.options import CompletionOptions, ImageSource, pictures_of
 from slmchat.conversation.messages import Message, Role
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.generation.prompt import PromptRequest
 
 # {"role": "system", "user" or "assistant", "content": a text}
@@ -45,18 +45,20 @@ def question_of(
     if messages is None:
         asked, answer = arguments.text(prompt, "prompt"), ""
     elif prompt is not None:
-        raise _wrong("prompt and messages cannot be combined.")
+        raise usage_error("prompt and messages cannot be combined.")
     else:
         said = messages_of(messages)
         if system and said and said[0].role is Role.SYSTEM:
-            raise _wrong("system and a system message in messages cannot be combined.")
+            raise usage_error("system and a system message in messages cannot be combined.")
         answer = said.pop().text if said and said[-1].role is Role.ASSISTANT else ""
         if not said or said[-1].role is not Role.USER:
-            raise _wrong("messages must end with a message of the user, or with an answer to one that is to go on.")
+            raise usage_error(
+                "messages must end with a message of the user, or with an answer to one that is to go on."
+            )
         asked = said.pop().text
         head += said
     if not asked.strip():
-        raise _wrong("the prompt is empty.")
+        raise usage_error("the prompt is empty.")
     return PromptRequest(asked, [], head, pictures_of(images), answer=answer)
 
 
@@ -77,17 +79,13 @@ def _message(given: object, number: int) -> Message:
         raise arguments.refused(place, _MESSAGE, given)
     unknown = [str(key) for key in given if key not in ("role", "content")]
     if unknown:
-        raise _wrong(f"{place} has a key '{unknown[0][:40]}'; there are role and content.")
+        raise usage_error(f"{place} has a key '{unknown[0][:40]}'; there are role and content.")
     role = given.get("role")
     if not isinstance(role, str) or role not in (Role.SYSTEM, Role.USER, Role.ASSISTANT):
-        raise _wrong(f'{place}["role"] must be "system", "user" or "assistant", not {str(role)[:40]!r}.')
+        raise usage_error(f'{place}["role"] must be "system", "user" or "assistant", not {str(role)[:40]!r}.')
     if role == Role.SYSTEM and number:
-        raise _wrong("a system message must be the first of messages.")
+        raise usage_error("a system message must be the first of messages.")
     text = arguments.text(given.get("content"), f'{place}["content"]')
     if not text.strip():
-        raise _wrong(f"{place} is empty.")
+        raise usage_error(f"{place} is empty.")
     return Message(Role(role), text)
-
-
-def _wrong(message: str) -> SlmError:
-    return SlmError(message, exit_code=ExitCode.USAGE)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Annotated, Any, Literal, NotRequired, Required, Union
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 
@@ -27,7 +27,9 @@ def schema_of_class(cls: type) -> Mapping[str, Any] | None:
         try:
             made = make()
         except Exception as error:  # foreign code: whatever it raises is its refusal
-            raise _wrong(f"schema: {cls.__name__}.model_json_schema() failed: {str(error).rstrip('.')}.") from error
+            raise usage_error(
+                f"schema: {cls.__name__}.model_json_schema() failed: {str(error).rstrip('.')}."
+            ) from error
         return made if isinstance(made, Mapping) else None
     return _of_record(cls, ()) if _is_record(cls) else None
 
@@ -48,11 +50,11 @@ def _of_record(cls: type, within: tuple[type, ...]) -> Mapping[str, Any]:
         made: Mapping[str, Any] = sys.modules["pydantic"].TypeAdapter(cls).json_schema()
         return made
     if cls in within:
-        raise _wrong(f"schema: {cls.__name__} contains itself; write its JSON Schema instead.")
+        raise usage_error(f"schema: {cls.__name__} contains itself; write its JSON Schema instead.")
     try:
         hints = typing.get_type_hints(cls, include_extras=True)
     except (NameError, TypeError) as error:
-        raise _wrong(f"schema: the types of {cls.__name__} cannot be found: {error}.") from error
+        raise usage_error(f"schema: the types of {cls.__name__} cannot be found: {error}.") from error
     names, required = _dict_keys(cls, hints) if _is_typed_dict(cls) else _fields(cls)
     properties = {name: _of_type(hints[name], f"{cls.__name__}.{name}", (*within, cls)) for name in names}
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
@@ -92,12 +94,7 @@ def _of_type(hint: Any, place: str, within: tuple[type, ...]) -> Mapping[str, An
         return {"enum": [member.value for member in hint]}
     if _is_record(hint):
         return _of_record(hint, within)
-    raise SlmError(
+    raise usage_error(
         f"schema: the type of {place} cannot be said in a JSON Schema.",
-        hint="str, int, float, bool, None, list[T], dict[str, T], Literal, Enum, unions, dataclasses, TypedDict",
-        exit_code=ExitCode.USAGE,
+        "str, int, float, bool, None, list[T], dict[str, T], Literal, Enum, unions, dataclasses, TypedDict",
     )
-
-
-def _wrong(message: str) -> SlmError:
-    return SlmError(message, exit_code=ExitCode.USAGE)

@@ -14,7 +14,7 @@ from slmchat.api.parameters import says_parameters
 from slmchat.api.stream import Stream
 from slmchat.api.turns import ModelTurn, Turns
 from slmchat.engine.cancellable import Cancellable
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 from slmchat.generation.attempts import FALLBACK
 from slmchat.generation.generator import Generator
 from slmchat.generation.response import Completion, Response, StreamHandler
@@ -46,18 +46,15 @@ class SharedModel:
         """The open window. Raises `SlmError` (USAGE) when the model has been closed, or belongs to another process."""
         self.turns.check_process()
         if self._generator is None:
-            raise SlmError(
-                f"{self.opened.model.key} has been closed.", hint="load() it again", exit_code=ExitCode.USAGE
-            )
+            raise usage_error(f"{self.opened.model.key} has been closed.", "load() it again")
         return self._generator
 
     def check_answers(self) -> None:
         """Raises `SlmError` (USAGE) for an embedding model."""
         if self.opened.model.embeds:
-            raise SlmError(
+            raise usage_error(
                 f"{self.opened.model.key} is an embedding model: it makes vectors and answers nothing.",
-                hint="embed(texts); or load() a model that answers",
-                exit_code=ExitCode.USAGE,
+                "embed(texts); or load() a model that answers",
             )
 
     def delegate(self, handler: StreamHandler, *, is_streamed: bool = False) -> "CompletionDelegate":
@@ -74,7 +71,7 @@ class SharedModel:
         """While this lasts, whoever cancels the present turn ends what this session (or pool) does."""
         turn = self.turns.current
         assert turn is not None  # nothing is asked of a model out of turn
-        return turn.running(session)
+        return turn.reaches(session)
 
     def cancel(self) -> None:
         """End what is being generated, if anything is."""

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Literal, NamedTuple, NoReturn
 
 from slmchat.api.turns import ModelTurn
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.generation.response import Completion, NullHandler, StreamHandler
 
 
@@ -117,10 +117,9 @@ class Stream(Iterator[str]):
         self._is_over = True
 
     def __reduce__(self) -> NoReturn:
-        raise SlmError(
+        raise usage_error(
             "a Stream cannot be pickled or copied: its answer is generated in this process.",
-            hint="read it, and take its text or its completion",
-            exit_code=ExitCode.USAGE,
+            "read it, and take its text or its completion",
         )
 
     def __repr__(self) -> str:

@@ -11,34 +11,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from slmchat.engine.cancellable import Cancellable
-from slmchat.errors import ExitCode, SlmError
+from slmchat.engine.cancellable import CancelFlag
+from slmchat.errors import ExitCode, SlmError, usage_error
 
 
-class ModelTurn:
-    """One question to a model, from the call to the end of its generation. Implements `Cancellable`."""
-
-    def __init__(self) -> None:
-        self.is_cancelled = False
-        self._running: Cancellable | None = None
-
-    def cancel(self) -> None:
-        """End its generation, or what it will begin. Takes no lock: a garbage collection may call it anywhere."""
-        self.is_cancelled = True
-        running = self._running
-        if running is not None:
-            running.cancel()
-
-    @contextmanager
-    def running(self, session: Cancellable) -> Iterator[None]:
-        """While this lasts, `cancel` ends what this session (or pool) does."""
-        self._running = session
-        if self.is_cancelled:
-            session.cancel()
-        try:
-            yield
-        finally:
-            self._running = None
+class ModelTurn(CancelFlag):
+    """One question to a model, from the call to the end of its generation."""
 
 
 class Turns:
@@ -47,18 +25,8 @@ class Turns:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._line: deque[ModelTurn] = deque()  # in the order of asking: else a thread that asks again at once has it
-        self._current: ModelTurn | None = None
+        self.current: ModelTurn | None = None  # the turn that is taken
         self._process = os.getpid()
-
-    @property
-    def current(self) -> ModelTurn | None:
-        """The turn that is taken."""
-        return self._current
-
-    @property
-    def n_waiting(self) -> int:
-        """How many wait for their turn."""
-        return len(self._line)
 
     @property
     def is_forked(self) -> bool:
@@ -71,25 +39,25 @@ class Turns:
         with self._changed:
             try:
                 self._line.append(turn)
-                self._changed.wait_for(lambda: turn.is_cancelled or self._is_next(turn))
-                if turn.is_cancelled:
+                self._changed.wait_for(lambda: turn() or self._is_next(turn))
+                if turn():
                     raise SlmError("this was cancelled before it began.", exit_code=ExitCode.INTERRUPTED)
-                self._current = turn
+                self.current = turn
             finally:
                 with suppress(ValueError):  # Ctrl-C came before it stood there
                     self._line.remove(turn)
                 self._changed.notify_all()
 
     def _is_next(self, turn: ModelTurn) -> bool:
-        return self._current is None and self._line[0] is turn
+        return self.current is None and self._line[0] is turn
 
     def give_back(self, turn: ModelTurn) -> None:
         """The next one may, if it was this one's turn; from any thread."""
         if self.is_forked:  # the lock may have been held by a thread that is not here
             return
         with self._changed:
-            if self._current is turn:
-                self._current = None
+            if self.current is turn:
+                self.current = None
                 self._changed.notify_all()
 
     def cancel(self, turn: ModelTurn) -> None:
@@ -111,8 +79,7 @@ class Turns:
     def check_process(self) -> None:
         """Raises `SlmError` (USAGE) in a forked child: to use the model there would hang or crash."""
         if self.is_forked:
-            raise SlmError(
+            raise usage_error(
                 "this model was loaded before this process was forked, and cannot be used here.",
-                hint='call load() in each process; or multiprocessing.get_context("spawn")',
-                exit_code=ExitCode.USAGE,
+                'call load() in each process; or multiprocessing.get_context("spawn")',
             )

@@ -3,7 +3,7 @@
 Knows: how a scale is told from a name that holds `=`. Refuses to know: files, and where adapters come from.
 """
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 
 MAX_SCALE = 100.0
 """A larger scale is a slip of the hand; adapters are trained to count once."""
@@ -20,10 +20,8 @@ def parse(text: str) -> tuple[str, float]:
     except ValueError:
         return text, 1.0
     if not target or not -MAX_SCALE <= value <= MAX_SCALE:
-        raise SlmError(
-            f"an adapter cannot be '{text}'.",
-            hint=f"PATH or PATH=SCALE with a scale from -{MAX_SCALE:g} to {MAX_SCALE:g}",
-            exit_code=ExitCode.USAGE,
+        raise usage_error(
+            f"an adapter cannot be '{text}'.", f"PATH or PATH=SCALE with a scale from -{MAX_SCALE:g} to {MAX_SCALE:g}"
         )
     return target, value
 

@@ -12,7 +12,7 @@ from slmchat.catalog import adapter_names, hub_names, registry
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import EMBEDDING_TAG, Installed
 from slmchat.catalog.registry import Adapted, Reference, UserName
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.lazy_dataclasses import dataclass
 
 
@@ -121,10 +121,9 @@ class Finder:
         """Raises `SlmError` (USAGE) where the base below the adapters of `name` has adapters itself."""
         below = registry.resolve_without_catalog(adapted.base, self.names)
         if below is not None and below.adapted is not None:
-            raise SlmError(
+            raise usage_error(
                 f"the base of {name} is {adapted.base}, which has adapters itself.",
-                hint=f"in {self.user_file}: name the base {below.adapted.base}, and all adapters in one list",
-                exit_code=ExitCode.USAGE,
+                f"in {self.user_file}: name the base {below.adapted.base}, and all adapters in one list",
             )
 
     def _adapted(self, reference: Reference) -> Installed:

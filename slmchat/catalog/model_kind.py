@@ -10,7 +10,7 @@ from enum import Enum
 from slmchat.catalog import architectures, header_limits, lora
 from slmchat.catalog.gguf_header import Header, is_projector
 from slmchat.catalog.records import BASE_TAG, EMBEDDING_TAG
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.toml_schema import shown
 
@@ -134,10 +134,9 @@ def check_embeds(parts: Sequence[Header], name: str) -> None:
         return
     if found.kind not in (*_GENERATES, FileKind.RERANKER):
         raise found.refusal(name, parts[0])
-    raise SlmError(
+    raise usage_error(
         f"{name} is {found.in_words}: it makes no vectors.",
-        hint="embedding models: slm list --available; slm pull all-minilm",
-        exit_code=ExitCode.USAGE,
+        "embedding models: slm list --available; slm pull all-minilm",
     )
 
 

@@ -141,7 +141,6 @@ class Installed:
 
 _TEXTS = ("name", "quantization", "source", "admitted_at")
 _OPTIONAL_TEXTS = ("revision", "title", "sampler_source", "draft", "architecture")
-_NEW = ("sampler_thinking", "draft")
 _SAMPLERS = ("sampler", "sampler_thinking")
 _OPTIONAL_COUNTS = ("context_length", "parameters")
 _FLAGS = ("is_gated", "is_shared", "is_fetched", "is_one_file", "is_projector_fetched", "is_adapter")
@@ -172,9 +171,6 @@ def to_json(installed: Installed) -> str:
     fields = asdict(installed)
     for name in _SAMPLERS:
         fields[name] = dict(fields[name])
-    for name in _NEW:
-        if not fields[name]:
-            del fields[name]  # so that an older slm can read the records of most models
     del fields["base"], fields["adapters"]
     return json.dumps({"format": FORMAT, **fields}, indent=2, ensure_ascii=False, default=str) + "\n"
 

@@ -15,7 +15,7 @@ from typing import Any
 from slmchat import toml_files
 from slmchat.catalog import adapter_names, file_names, hub_names, schema
 from slmchat.catalog.model_specs import HubFile, License, ModelSpec, sampler_of, spec_of
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.lazy_patterns import lazy_pattern
 from slmchat.toml_schema import shown
@@ -132,9 +132,7 @@ def resolve_without_catalog(text: str, names: Mapping[str, UserName]) -> Referen
     """
     text = text.strip()
     if not text:
-        raise SlmError(
-            "the name of a model is empty.", hint="`slm list --available` shows the catalog", exit_code=ExitCode.USAGE
-        )
+        raise usage_error("the name of a model is empty.", "`slm list --available` shows the catalog")
     if hub_names.is_hub_name(text):
         return _hub_reference(text)
     if is_path(text):
@@ -147,9 +145,9 @@ def resolve_without_catalog(text: str, names: Mapping[str, UserName]) -> Referen
     if target.adapted is not None:
         base = target.adapted.base
         message = f"{name} has the quantization of its base {base}, so '@' cannot pick another."
-        raise SlmError(message, hint=name, exit_code=ExitCode.USAGE)
+        raise usage_error(message, name)
     if target.path or (target.hub and target.hub.file):
-        raise SlmError(f"{name} is one file, so '@' cannot pick a quantization.", hint=name, exit_code=ExitCode.USAGE)
+        raise usage_error(f"{name} is one file, so '@' cannot pick a quantization.", name)
     return replace(target, quantization=quantization)
 
 
@@ -254,9 +252,7 @@ def _target(entry: Mapping[str, Any]) -> Reference | None:
 def _hub_reference(text: str) -> Reference:
     name = hub_names.parse(text)
     if name is None:
-        raise SlmError(
-            f"'{shown(text)}' does not name a file on the Hub.", hint=hub_names.HINT, exit_code=ExitCode.USAGE
-        )
+        raise usage_error(f"'{shown(text)}' does not name a file on the Hub.", hub_names.HINT)
     quantization = name.quantization.upper() if name.quantization else None
     hub = HubFile(name.repo, name.file or "", name.revision)
     return Reference(name.without_quantization, quantization, hub=hub)
@@ -272,7 +268,7 @@ def absolute(text: str) -> Path:
     except (OSError, ValueError) as error:  # no current directory, not encodable
         reason = isinstance(error, OSError) and "the current directory has been deleted"
         message = f"the path '{shown(text)}' cannot be used: {reason or shown(str(error))}."
-        raise SlmError(message, exit_code=ExitCode.USAGE) from error
+        raise usage_error(message) from error
 
 
 def _split(text: str) -> tuple[str, str | None]:
@@ -280,7 +276,7 @@ def _split(text: str) -> tuple[str, str | None]:
     name, at, quantization = text.strip().partition("@")
     if not name or (at and not quantization):
         hint = "write NAME@QUANT, as in gemma3:1b@Q8_0"
-        raise SlmError(f"'{shown(text)}' is not a name.", hint=hint, exit_code=ExitCode.USAGE)
+        raise usage_error(f"'{shown(text)}' is not a name.", hint)
     return name.lower(), quantization.upper() if at else None
 
 

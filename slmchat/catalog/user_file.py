@@ -11,7 +11,7 @@ from typing import Any
 from slmchat import toml_files
 from slmchat.catalog import hub_names, schema
 from slmchat.catalog.registry import absolute, is_in_catalog, is_path, load_user_names
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.private_files import write_private
 from slmchat.text_files import decode, encode_like
 from slmchat.toml_schema import shown
@@ -26,27 +26,22 @@ def add_target(user_file: Path, name: str, target: str) -> str:
     name, target = name.strip().lower(), target.strip()
     if not schema.NAME.fullmatch(name):
         reason = "a name is family:size or one word, of letters, digits, '.', '_' and '-'"
-        raise SlmError(f"'{shown(name)}' cannot be a name: {reason}.", exit_code=ExitCode.USAGE)
+        raise usage_error(f"'{shown(name)}' cannot be a name: {reason}.")
     hub_name = hub_names.parse(target)
     if hub_name is not None:
         target = hub_name.text  # an address from a browser as slm writes it
     elif is_path(target):
         target = str(absolute(target))
     if target != target.encode("utf-8", "ignore").decode():
-        raise SlmError(
+        raise usage_error(
             f"'{shown(target)}' is not UTF-8 text, and {user_file.name} is.",
-            hint="rename the file, or give its path where the name would stand",
-            exit_code=ExitCode.USAGE,
+            "rename the file, or give its path where the name would stand",
         )
     if not schema.is_target(target):
-        raise SlmError(
-            f"'{shown(target)}' is neither a path to a file nor a name on the Hub.",
-            hint=hub_names.HINT,
-            exit_code=ExitCode.USAGE,
-        )
+        raise usage_error(f"'{shown(target)}' is neither a path to a file nor a name on the Hub.", hub_names.HINT)
     own = load_user_names(user_file).get(name)
     if own.target is None or own.target.adapted is not None if own else is_in_catalog(name):
-        raise SlmError(f"{name} is a model already.", hint=f"slm add my-{name} {target}", exit_code=ExitCode.USAGE)
+        raise usage_error(f"{name} is a model already.", f"slm add my-{name} {target}")
 
     expected = toml_files.read(user_file)
     entries = expected.setdefault("model", [])
@@ -88,10 +83,9 @@ def _edit(user_file: Path, name: str, target: str | None, expected: dict[str, An
     except (ValueError, TOMLKitError):
         is_safe = False
     if not is_safe:
-        raise SlmError(
+        raise usage_error(
             f"{user_file} is laid out in a way that slm cannot change safely.",
-            hint=f'change it by hand: a [[model]] with name = "{name}"',
-            exit_code=ExitCode.USAGE,
+            f'change it by hand: a [[model]] with name = "{name}"',
         )
     write_private(Path(os.path.realpath(user_file)), encode_like(before, text))  # a link stays a link
 

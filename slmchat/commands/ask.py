@@ -14,13 +14,11 @@ from pathlib import Path
 from slmchat import safe_json, text_files
 from slmchat.commands.endings import exit_code
 from slmchat.commands.inputs import system_text
-from slmchat.commands.own_options import AskedQuestion
 from slmchat.commands.sources import shown_path, smallness, source_lines
-from slmchat.conversation.layouts import raw_prompt
 from slmchat.conversation.messages import Message, Role
 from slmchat.engine.cancellable import CancelFlag, Cancellable
 from slmchat.engine.results import FinishReason
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation.generator import Generator
 from slmchat.generation.response import describe
 from slmchat.models.backend import open_backend
@@ -47,21 +45,20 @@ from slmchat.wording import counted
 _MOST_NAMED = 3
 
 
-def ask(own: AskedQuestion, asked: AskOptions, settings: Settings, console: Console) -> ExitCode:
+def ask(asked: AskOptions, settings: Settings, console: Console) -> ExitCode:
     """Answer one question, or each line of stdin. Raises `SlmError`: NO_ANSWER for a single question without one."""
     start = time.perf_counter()
     # 1. What is asked, of what. 2. Closed in; only then is a document read.
     paths = [user_path(path) for path in asked.documents]
-    words = _checked_words(own.words or [])
+    words = _checked_words(asked.words or [])
     options = GenerationOptions.of(asked)
-    server = None if own.no_server else WarmServer.find(options, settings)
-    backend = open_backend(options, settings, console, server=server)
+    backend = open_backend(options, settings, console, server=WarmServer.find(options, settings))
     resolved(paths)  # what is not there is told before a model is loaded
     questions = [" ".join(words)] if words else _questions_on_stdin(console)
     opened = open_model(backend, options, settings, console)
     # 3. What is new of the documents is read.
     generator = Generator(opened)
-    index = open_index(settings, console, lambda text: opened.count(raw_prompt([Message(Role.USER, text)])), backend)
+    index = open_index(settings, console, opened.count_text, backend)
     within = _read_documents(index, paths, asked, console)
     if within is None:
         return ExitCode.INTERRUPTED
@@ -117,10 +114,9 @@ def _checked_words(words: Sequence[str]) -> list[str]:
         raise _no_question()
     files = [word for word in words[1:] if "." in word and os.path.isfile(word)]
     if files:
-        raise SlmError(
+        raise usage_error(
             f"{files[0]} is a file, and it stands among the words of the question.",
-            hint=f"each file or directory wants a -d of its own: -d {files[0]}; or -d and the directory",
-            exit_code=ExitCode.USAGE,
+            f"each file or directory wants a -d of its own: -d {files[0]}; or -d and the directory",
         )
     return list(words)
 
@@ -138,10 +134,8 @@ def _questions_on_stdin(console: Console) -> list[str]:
 
 
 def _no_question() -> SlmError:
-    return SlmError(
-        "there is no question.",
-        hint='slm ask "How often is it cleaned?" -d manual.pdf; or pipe questions in, one a line',
-        exit_code=ExitCode.USAGE,
+    return usage_error(
+        "there is no question.", 'slm ask "How often is it cleaned?" -d manual.pdf; or pipe questions in, one a line'
     )
 
 
@@ -151,9 +145,7 @@ def _read_documents(
     """Bring the index up to date; where to search. None: Ctrl-C. Raises `SlmError` (USAGE) when nothing is there."""
     if not paths:
         if not index.documents():
-            raise SlmError(
-                "there are no documents to answer from.", hint='slm ask "…" -d PATH', exit_code=ExitCode.USAGE
-            )
+            raise usage_error("there are no documents to answer from.", 'slm ask "…" -d PATH')
         return ()
     flag = CancelFlag()
     with cancelled_by_ctrl_c(flag):
@@ -163,11 +155,7 @@ def _read_documents(
         return None
     tell_of(report, console)
     if not report.n_files:
-        raise SlmError(
-            "nothing in these documents can be read.",
-            hint=f"{READABLE} can",
-            exit_code=ExitCode.USAGE,
-        )
+        raise usage_error("nothing in these documents can be read.", f"{READABLE} can")
     return report.roots
 
 

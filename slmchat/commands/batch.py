@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from slmchat.commands.batch_rows import AskedRows, Wanted, asked_rows, batch_input
+from slmchat.commands.batch_rows import AskedRows, asked_rows, batch_input
 from slmchat.commands.output import target_of
 from slmchat.commands.several_answers import several_of
 from slmchat.conversation import window
 from slmchat.engine.api import Pool
 from slmchat.engine.sequential_pool import OneByOne
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation import params
 from slmchat.generation.batch.recipe import Recipe, check_same
 from slmchat.generation.batch.records import Begun, RecordWriter, cut, open_output
@@ -26,7 +26,7 @@ from slmchat.models.backend import open_backend
 from slmchat.models.open import OpenModel
 from slmchat.models.warm_server import WarmLocalModel, WarmServer
 from slmchat.option_fields import number_or_auto
-from slmchat.options import BatchOptions, ChoiceOptions, GenerationOptions, TemplateOptions
+from slmchat.options import BatchOptions, ChoiceOptions, GenerationOptions, TemplateOptions, Wanted
 from slmchat.ranges import PARALLEL
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -41,7 +41,6 @@ _MOST_AT_A_SERVER = 8
 
 
 def batch(
-    words: Sequence[str],
     batch: BatchOptions,
     options: GenerationOptions,
     wanted: Wanted,
@@ -52,10 +51,8 @@ def batch(
     """Answer every input. Raises `SlmError` when the batch as a whole cannot go on; what is written stays whole."""
     # 1. What is wrong with the options is said before anything is opened.
     batch = replace(batch, output=None if batch.output == "-" else batch.output)
-    params.overflow_choice(options)
     n_parallel = number_or_auto(batch.parallel, "--parallel", PARALLEL)
     options = params.with_persona(options, settings)
-    params.thinking_of(options, settings)
     several_of(wanted)
     _check_labelled(batch, wanted[1])
     # 2. What is written, before the seal: it may lie where a sealed process cannot open it. Then what is read.
@@ -63,7 +60,7 @@ def batch(
     needs_own = bool(wanted[1].choices) or wanted[2].best_of is not None
     server = None if needs_own else WarmServer.find(options, settings, _MOST_AT_A_SERVER)
     backend = open_backend(options, settings, console, server=server)
-    given = batch_input(words, batch, options, wanted, template_options, settings, console)
+    given = batch_input(batch, options, wanted, template_options, settings, console)
     # 3. The model, and a window for each row.
     model = backend.find(options.model, settings, console).with_projector(options.mmproj)
     if given.has_pictures:
@@ -134,7 +131,7 @@ def _pool(opened: OpenModel, n_ctx: int, n_parallel: int | None, *, is_classifyi
 def _check_labelled(batch: BatchOptions, choices: ChoiceOptions) -> None:
     if batch.labelled is not None and not choices.choices:
         hint = "for example: --choices positive,negative"
-        raise SlmError("--labelled needs --choices.", hint=hint, exit_code=ExitCode.USAGE)
+        raise usage_error("--labelled needs --choices.", hint)
 
 
 def _wanted_window(opened: OpenModel) -> int:
@@ -157,17 +154,16 @@ def _has_room_for(opened: OpenModel, n_parallel: int | None) -> bool:
 
 def _open_output(options: BatchOptions, files: Sequence[str], console: Console) -> int | None:
     if options.resume and options.output:
-        raise SlmError(
+        raise usage_error(
             "--resume FILE and -o FILE cannot stand together.",
-            hint="--resume FILE alone: it appends to FILE, and begins it when it is not there",
-            exit_code=ExitCode.USAGE,
+            "--resume FILE alone: it appends to FILE, and begins it when it is not there",
         )
     name = options.output if options.resume is None else options.resume
     if name is None:
         return None
     path = target_of(name, "--resume" if options.resume is not None else "-o", "answers.jsonl")
     if options.resume and path.exists() and not path.is_file():
-        raise SlmError(f"--resume: {name} is not a regular file.", exit_code=ExitCode.USAGE)
+        raise usage_error(f"--resume: {name} is not a regular file.")
     inputs = [console.stdin.fileno() if file == "-" else user_path(file) for file in files or ["-"]]
     return open_output(path, inputs, may_exist=options.resume is not None or options.overwrite)
 

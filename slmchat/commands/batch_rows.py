@@ -10,14 +10,13 @@ from pathlib import Path
 
 from slmchat.commands.inputs import prefix_messages, read_text
 from slmchat.commands.run import TOP_LOGPROBS
-from slmchat.commands.several_answers import settled, several_of
 from slmchat.commands.structured_options import formats_of, refuse_beside_questions
 from slmchat.conversation import window
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import is_picture
 from slmchat.engine.api import Pool
 from slmchat.engine.requests import Prompt
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.generation import params
 from slmchat.generation.batch.answers import Answers, ChosenTexts, Completions, EmptyPrompts
 from slmchat.generation.batch.labelled import fit, labelled_format
@@ -25,7 +24,7 @@ from slmchat.generation.batch.prompts import PromptMaker, SeveralPrompts, check_
 from slmchat.generation.batch.recipe import Recipe, recipe_of
 from slmchat.generation.batch.rows import RowSource, open_source
 from slmchat.generation.batch.runner import Rows
-from slmchat.generation.best_of import ONE
+from slmchat.generation.best_of import best_of
 from slmchat.generation.classify import CONTENT_FREE, ClassificationTask, question
 from slmchat.generation.priors import Priors
 from slmchat.generation.prompt import begins_thought, layout, thinks
@@ -35,18 +34,14 @@ from slmchat.lazy_dataclasses import dataclass
 from slmchat.models.open import OpenModel
 from slmchat.options import (
     BatchOptions,
-    BestOfOptions,
-    ChoiceOptions,
-    FormatOptions,
     GenerationOptions,
     TemplateOptions,
+    Wanted,
 )
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 from slmchat.terminal.piped import telling_when_idle
-
-Wanted = tuple[FormatOptions, ChoiceOptions, BestOfOptions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +69,12 @@ class BatchInput:
     def check_pictures(self) -> None:
         """Raises `SlmError` (USAGE) for what cannot be asked about pictures."""
         if self.template is None and not self.instructions[0].strip():
-            raise SlmError(
-                "there is no question about the pictures.",
-                hint='slm batch -f a.png -f b.png "What does it show?"',
-                exit_code=ExitCode.USAGE,
+            raise usage_error(
+                "there is no question about the pictures.", 'slm batch -f a.png -f b.png "What does it show?"'
             )
 
 
 def batch_input(
-    words: Sequence[str],
     batch: BatchOptions,
     options: GenerationOptions,
     wanted: Wanted,
@@ -96,6 +88,7 @@ def batch_input(
     response_format, tasks = formats_of(wanted[:2], is_stdin_taken=not options.files or "-" in options.files)
     for note in response_format.notes if response_format else ():
         console.note(note)
+    words = batch.words or []
     text = " ".join(words)
     instructions = [question(text, name) if name else text for name in tasks or ("",)]
     template = prompt_file(template_options, words, read_text)
@@ -185,15 +178,15 @@ def asked_rows(opened: OpenModel, given: BatchInput, batch: BatchOptions, n_ctx:
     def fits(prompt: Prompt) -> bool:
         return window.fits(engine.count(prompt, n_ctx), n_ctx, options.max_tokens)
 
-    trims = fits if params.overflow_choice(options) == "trim" else None
+    trims = fits if options.on_overflow == "trim" else None
     makers = [
         PromptMaker(each, batch.input_field, given.prefix, lay_out, trims, given.template)
         for each in given.instructions
     ]
-    several = settled(several_of(given.wanted), response_format, sampler, is_remote=model.host is not None) or ONE
     if given.tasks:
         answers: Answers = ChosenTexts(given.tasks)
     else:
+        several, is_remote = given.wanted[2], model.host is not None
         asked_limits = params.limits(options, TOP_LOGPROBS if given.wanted[1].logprobs else None)
         limits = params.with_thinking(asked_limits, thinking, engine.info.architecture, is_raw=options.raw)
         answers = Completions(
@@ -202,7 +195,7 @@ def asked_rows(opened: OpenModel, given: BatchInput, batch: BatchOptions, n_ctx:
             is_raw=options.raw,
             is_sanitized=not options.raw_output,
             response_format=response_format,
-            asked=several,
+            asked=best_of(several.best_of or 1, several.vote, response_format, sampler, is_remote=is_remote),
         )
     prompts = SeveralPrompts(makers) if len(makers) > 1 else makers[0]
     recipe = recipe_of(

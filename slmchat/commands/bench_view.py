@@ -5,13 +5,13 @@ Knows: which figures stand where, and in which words. Refuses to know: how they 
 
 from typing import Any
 
-from slmchat.terminal.bars import bar
 from slmchat.terminal.console import Console
 from slmchat.terminal.plot import plot
 from slmchat.terminal.tables import Column
 from slmchat.wording import counted, in_bytes
 
 _BAR_WIDTH = 24
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
 _PLOT_ROWS = 7
 _WIDEST_PLOT = 80
 
@@ -62,6 +62,20 @@ def _row(entry: dict[str, Any], top: float, *, is_plain: bool) -> tuple[str, ...
         f"({generation['low']:.1f}-{generation['high']:.1f})" if generation else "",
         bar(generation["median"], top, _BAR_WIDTH, is_plain=is_plain) if generation else "",
     )
+
+
+def bar(value: float, top: float, width: int, *, is_plain: bool) -> str:
+    """A bar of at most `width` characters whose length is to `width` as `value` is to `top`.
+
+    Something above zero never vanishes. `is_plain`: `#` instead of block characters.
+    """
+    if value <= 0 or top <= 0:
+        return ""
+    eighths = min(8 * width, max(1, round(8 * width * value / top)))
+    if is_plain:
+        return "#" * max(1, round(eighths / 8))
+    whole, rest = divmod(eighths, 8)
+    return _EIGHTHS[8] * whole + (_EIGHTHS[rest] if rest else "")
 
 
 def _sentence(entry: dict[str, Any]) -> str:

@@ -18,9 +18,9 @@ import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 from slmchat.commands.own_options import GlobalOptions
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, usage_error
 from slmchat.lazy_dataclasses import dataclass
-from slmchat.option_fields import range_of
+from slmchat.option_fields import check_choice, range_of
 
 if TYPE_CHECKING:
     from slmchat.settings import Settings
@@ -179,10 +179,10 @@ def with_signature(function: Callable[..., None], records: Iterable[type[Any]]) 
 
 
 def records_of(values: dict[str, Any], records: Iterable[type[Any]]) -> dict[type[Any], Any]:
-    """The records of these values by name. Raises `SlmError` (USAGE) for what is no text, and for NaN."""
+    """The records of these values by name. Raises `SlmError` (USAGE) for what is no text, no choice, and for NaN."""
     made = {record: record(**{item.name: values[item.name] for item in fields(record)}) for record in records}
     _check_text(made.values())
-    _check_numbers(made.values())
+    _check_values(made.values())
     return made
 
 
@@ -240,22 +240,22 @@ def _check_text(records: Iterable[Any]) -> None:
                 wrong = _SURROGATE.search(text) if isinstance(text, str) else None
                 if wrong is not None:
                     what = flags[-1] if flags else "the prompt" if item.name == "words" else item.name
-                    raise SlmError(
+                    raise usage_error(
                         f"{what} is not UTF-8 text: byte 0x{ord(wrong[0]) - 0xDC00:02x} at character "
                         f"{wrong.start() + 1}.",
-                        hint="put the text into a file and convert it: iconv -f latin1 -t utf-8 FILE | slm run",
-                        exit_code=ExitCode.USAGE,
+                        "put the text into a file and convert it: iconv -f latin1 -t utf-8 FILE | slm run",
                     )
 
 
-def _check_numbers(records: Iterable[Any]) -> None:
-    """Refuse NaN, which typer's ranges let through: it is neither too small nor too large.
+def _check_values(records: Iterable[Any]) -> None:
+    """Refuse words that are not offered, and NaN, which typer's ranges let through: it is neither small nor large.
 
     Raises `SlmError` (USAGE).
     """
     for record in records:
         for item in fields(record):
             value = getattr(record, item.name)
+            check_choice(item, value, (item.metadata["flags"] or ("",))[-1])
             if isinstance(value, float) and math.isnan(value):
                 what = f"invalid value for '{item.metadata['flags'][-1]}'"
-                raise SlmError(f"{what}: nan is not {range_of(item) or 'a number'}.", exit_code=ExitCode.USAGE)
+                raise usage_error(f"{what}: nan is not {range_of(item) or 'a number'}.")

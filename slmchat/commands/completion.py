@@ -13,7 +13,7 @@ from typing import Any
 from slmchat.commands.completion_scripts import SCRIPTS
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.sanitize import sanitize
-from slmchat.settings import KV_TYPES, Settings
+from slmchat.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +170,7 @@ def _values(path: str, param: Any | None, settings: Callable[[], Settings]) -> l
         found = settings()
         personas = load_personas(found.personas, found.paths.config_file).values()
         return [CompletionCandidate(persona.name, persona.description) for persona in personas]
-    choices = KV_TYPES if flag == "--kv-type" else metavar.split("|")
-    return [CompletionCandidate(choice) for choice in choices if _CHOICE.fullmatch(choice)]
+    return [CompletionCandidate(choice) for choice in metavar.split("|") if _CHOICE.fullmatch(choice)]
 
 
 def _is_option(param: Any) -> bool:

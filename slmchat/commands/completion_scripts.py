@@ -5,7 +5,7 @@ Refuses to know: what the answers are (completion.py). The scripts hold no names
 right when slm is updated.
 """
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, usage_error
 from slmchat.terminal.console import Console
 
 # COMP_WORDBREAKS: bash takes names of models apart at : and @, and wants only what stands behind the last of them.
@@ -95,8 +95,6 @@ def completion(shell: str, console: Console) -> ExitCode:
     """Print the script of a shell. Raises `SlmError` (USAGE) for one that slm does not know."""
     name = "powershell" if shell == "pwsh" else shell
     if name not in SCRIPTS:
-        raise SlmError(
-            f"there is no completion for '{shell}'.", hint=f"one of {', '.join(SCRIPTS)}", exit_code=ExitCode.USAGE
-        )
+        raise usage_error(f"there is no completion for '{shell}'.", f"one of {', '.join(SCRIPTS)}")
     console.write(SCRIPTS[name])
     return ExitCode.DONE

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from slmchat.commands.sessions import ago
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, usage_error
 from slmchat.retrieval.chunks import DocumentChunk
 from slmchat.retrieval.index import DocumentIndex
 from slmchat.retrieval.store import IndexedFile
@@ -130,12 +130,12 @@ def rm(
     then nothing is removed.
     """
     if bool(names) == is_all:
-        raise SlmError("forget which documents?", hint="slm docs rm PATH..., or --all", exit_code=ExitCode.USAGE)
+        raise usage_error("forget which documents?", "slm docs rm PATH..., or --all")
     paths = [_path(name) for name in names]
     with _index(settings) as index:
         n_documents = len(index.documents())
         if is_all and n_documents and not is_yes and not console.ask(f"Forget {counted(n_documents, 'document')}?"):
-            raise SlmError("nothing was removed.", hint="--yes removes without asking", exit_code=ExitCode.USAGE)
+            raise usage_error("nothing was removed.", "--yes removes without asking")
         removed = index.remove(None if is_all else paths)
     console.note(f"forgot {counted(removed.n_documents, 'document')}; the files are as they were.")
     if not removed.is_erased:

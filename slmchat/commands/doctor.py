@@ -5,15 +5,15 @@ Refuses to know: what is checked (diagnostics/device.py, diagnostics/storage.py,
 diagnostics/smoke_test.py). It mends nothing.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from slmchat.catalog.records import Installed
 from slmchat.diagnostics import device as device_checks
 from slmchat.diagnostics import storage
 from slmchat.diagnostics.examination import device_facts, examine_model
-from slmchat.diagnostics.findings import Finding, Level, is_wrong, run_checks
-from slmchat.errors import ExitCode
+from slmchat.diagnostics.findings import Finding, Level, is_wrong, run_checks, wrong
+from slmchat.errors import ExitCode, SlmError
 from slmchat.models import resolve, sandbox
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -28,7 +28,8 @@ _NARROW_INDENT = 8
 def doctor(name: str | None, settings: Settings, console: Console, *, is_json: bool) -> ExitCode:
     """Examine this device, and the model `name` when one is given. Returns WRONG when something is.
 
-    Raises `SlmError`: NO_MODEL for a model that is not here, DAMAGED for a file that is no GGUF.
+    Raises `SlmError`: NO_MODEL for a model that is not here, DAMAGED for a file that is no GGUF. With `--json`
+    that is a finding, too.
     """
     sandbox.seal(settings)
     places = storage.Places.of(settings.paths, console.environ)  # before a mark of a crash is taken
@@ -45,13 +46,20 @@ def doctor(name: str | None, settings: Settings, console: Console, *, is_json: b
             console,
             is_json=is_json,
         )
-        installed = resolve.find(name, settings, console)
-        if not is_json:
-            console.print(f"\n{installed.key}" if findings else installed.key)
-        for finding in examine_model(installed, settings, console):
-            of_model.append(finding)
+        try:
+            installed = resolve.find(name, settings, console)
             if not is_json:
-                _print(finding, console)
+                console.print(f"\n{installed.key}" if findings else installed.key)
+            for finding in examine_model(installed, settings, console):
+                of_model.append(finding)
+                if not is_json:
+                    _print(finding, console)
+        except SlmError as error:  # what ends the examination is a finding as well, and its exit code says more
+            if is_json:
+                end = wrong(error.message.rstrip("."), "the model cannot be examined", error.hint or "slm verify")
+                of_model.append(replace(end, check="file"))
+                console.print_json(_as_json(facts, findings, installed, of_model))
+            raise
     console.status("")
     everything = [*findings, *of_model]
     if is_json:

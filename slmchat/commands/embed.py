@@ -11,7 +11,7 @@ from typing import Any
 from slmchat import safe_json
 from slmchat.engine.requests import Prompt
 from slmchat.engine.results import Embedding
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation.batch.prompts import PromptMaker
 from slmchat.generation.batch.rows import Row, open_source
 from slmchat.lazy_dataclasses import dataclass
@@ -28,15 +28,11 @@ from slmchat.wording import counted
 _DIGITS = 8
 
 
-def embed(words: Sequence[str], options: EmbedOptions, settings: Settings, console: Console) -> ExitCode:
+def embed(options: EmbedOptions, settings: Settings, console: Console) -> ExitCode:
     """The vectors of the texts. Raises `SlmError`; where there are several texts, one that fails stops no other."""
-    if options.on_overflow not in (None, "fail", "trim"):
-        raise SlmError(
-            f"--on-overflow cannot be '{options.on_overflow}'.", hint="fail or trim", exit_code=ExitCode.USAGE
-        )
     generation = GenerationOptions.of(options)
     backend = open_backend(generation, settings, console)
-    rows = _rows(words, options, console)
+    rows = _rows(options, console)
     opened = open_embedding(backend, generation, settings, console)
     texts = _Texts(rows, options.input_field)
     made = embedder(opened, is_cut=options.on_overflow == "trim")
@@ -58,7 +54,7 @@ def embed(words: Sequence[str], options: EmbedOptions, settings: Settings, conso
         return ExitCode.INTERRUPTED
     if not texts.n_records:
         console.warn("there were no texts: nothing was done.")
-    if texts.failed and words:
+    if texts.failed and options.words:
         raise texts.failed[0]
     if texts.failed:
         console.warn(f"{len(texts.failed):,} of {counted(texts.n_records, 'text')} failed: 'error' says why.")
@@ -66,8 +62,8 @@ def embed(words: Sequence[str], options: EmbedOptions, settings: Settings, conso
     return ExitCode.DONE
 
 
-def _rows(words: Sequence[str], options: EmbedOptions, console: Console) -> Iterator[Row]:
-    if not words:
+def _rows(options: EmbedOptions, console: Console) -> Iterator[Row]:
+    if not options.words:
         source = open_source(
             options.files,
             options.format,
@@ -77,8 +73,8 @@ def _rows(words: Sequence[str], options: EmbedOptions, console: Console) -> Iter
         )
         return source.rows
     if options.files:
-        raise SlmError("texts come from the command line or from files, not both.", exit_code=ExitCode.USAGE)
-    return (Row(number, text, number) for number, text in enumerate(words, 1))
+        raise usage_error("texts come from the command line or from files, not both.")
+    return (Row(number, text, number) for number, text in enumerate(options.words, 1))
 
 
 @dataclass(slots=True)
@@ -116,7 +112,7 @@ class _Texts:
 
     def _text(self, row: Row) -> str:
         if row.error is not None or row.picture is not None:
-            raise SlmError(f"{row.error or 'a picture is not a text'}.", exit_code=ExitCode.USAGE)
+            raise usage_error(f"{row.error or 'a picture is not a text'}.")
         return self._prompts.input_text(row)
 
     def records(self, results: Iterator[Embedding | SlmError]) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from slmchat.catalog.records import Installed
 from slmchat.commands import eval_report
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, usage_error
 from slmchat.evaluation import task_catalog
 from slmchat.evaluation.method import EvalMethod
 from slmchat.evaluation.records import EvalTask
@@ -28,16 +28,17 @@ from slmchat.user_paths import user_path
 _THINK_BUDGET = 512
 
 
-def eval_models(names: Sequence[str], options: EvalOptions, settings: Settings, console: Console) -> ExitCode:
+def eval_models(options: EvalOptions, settings: Settings, console: Console) -> ExitCode:
     """Measure models in tasks. Raises `SlmError`; what is wrong with one model of several stops no other."""
+    names = options.names or []
     if options.is_list:
         return eval_report.show_tasks(console, is_json=options.json)
     if options.quantizations:
         from slmchat.commands.eval_quantizations import eval_quantizations
 
-        return eval_quantizations(names, options, settings, console)
+        return eval_quantizations(options, settings, console)
     if options.text is not None:
-        raise SlmError("--text is what --quantizations reads.", exit_code=ExitCode.USAGE)
+        raise usage_error("--text is what --quantizations reads.")
     earlier = _earlier(names, options, settings) if options.resume else None
     targets = list(earlier.plan.tasks) if earlier else _targets(options.tasks)
     task_catalog.fetch_missing(targets, settings, console)
@@ -55,7 +56,7 @@ def eval_models(names: Sequence[str], options: EvalOptions, settings: Settings, 
     reports = work.run(models, cancelled_by_ctrl_c)
     records.close()
     eval_report.show(reports, method, options, console)
-    return eval_report.ending(reports, records.file, console, is_interrupted=work.interruption.is_set)
+    return eval_report.ending(reports, records.file, console, is_interrupted=work.interruption())
 
 
 def _directory(settings: Settings) -> Path | None:
@@ -75,21 +76,16 @@ def _with_different_names(tasks: list[EvalTask]) -> list[EvalTask]:
     """The tasks. Raises `SlmError` (USAGE) when two of them have one name: nobody could tell their scores apart."""
     twice = next((name for name, count in Counter(task.name for task in tasks).items() if count > 1), None)
     if twice is not None:
-        raise SlmError(f"two tasks are called '{twice}'.", hint="rename one of the files", exit_code=ExitCode.USAGE)
+        raise usage_error(f"two tasks are called '{twice}'.", "rename one of the files")
     return tasks
 
 
 def _method(options: EvalOptions) -> EvalMethod:
     """Raises `SlmError` (USAGE)."""
-    if options.sampler not in ("greedy", "maker"):
-        raise SlmError(f"--sampler cannot be '{options.sampler}'.", hint="greedy or maker", exit_code=ExitCode.USAGE)
-    if options.think not in (None, "on", "off", "auto"):
-        raise SlmError(f"--think cannot be '{options.think}'.", hint="on, off or auto", exit_code=ExitCode.USAGE)
     if options.best_of > 1 and options.sampler == "greedy":
-        raise SlmError(
+        raise usage_error(
             "the most probable token is the same every time, and so are the answers of --best-of.",
-            hint="--best-of N --sampler maker",
-            exit_code=ExitCode.USAGE,
+            "--best-of N --sampler maker",
         )
     think = options.think or ("off" if not options.think_budget else "on")
     return EvalMethod(
@@ -116,17 +112,16 @@ def _plan(models: Sequence[Installed], tasks: dict[str, EvalTask], method: EvalM
 def _earlier(names: Sequence[str], options: EvalOptions, settings: Settings) -> RunRecords:
     """The last run, which `--resume` goes on with. Raises `SlmError` (USAGE, DAMAGED)."""
     if settings.is_private:
-        raise SlmError("--private keeps nothing, so there is nothing to resume.", exit_code=ExitCode.USAGE)
+        raise usage_error("--private keeps nothing, so there is nothing to resume.")
     method = replace(_method(options), is_sampled=False)  # more minutes may be given
     if names or options.tasks or method != _method(EvalOptions()):
-        raise SlmError(
+        raise usage_error(
             "--resume goes on with the last run just as it was begun.",
-            hint="slm eval --resume; or leave it out, and a new run begins",
-            exit_code=ExitCode.USAGE,
+            "slm eval --resume; or leave it out, and a new run begins",
         )
     file = last_run(settings.paths.evaluations)
     if file is None:
-        raise SlmError("there is no run to go on with.", hint="slm eval MODEL begins one", exit_code=ExitCode.USAGE)
+        raise usage_error("there is no run to go on with.", "slm eval MODEL begins one")
     return RunRecords.read(file)
 
 
@@ -138,10 +133,8 @@ def _going_on(earlier: RunRecords, plan: RunPlan) -> RunRecords:
     ):
         changed = next((name for name in before if now.get(name) != before[name]), None)
         if changed is not None:
-            raise SlmError(
-                f"the {what} {changed} has changed since this run began.",
-                hint="without --resume a new run begins",
-                exit_code=ExitCode.USAGE,
+            raise usage_error(
+                f"the {what} {changed} has changed since this run began.", "without --resume a new run begins"
             )
     earlier.go_on()
     return earlier

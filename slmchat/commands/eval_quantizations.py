@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from slmchat import text_files
 from slmchat.commands import eval_report
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, usage_error
 from slmchat.evaluation import quantizations
 from slmchat.evaluation.records import ModelReport
 from slmchat.evaluation.report_records import model_as_json
@@ -20,17 +20,16 @@ from slmchat.terminal.tables import Column
 from slmchat.wording import in_bytes
 
 
-def eval_quantizations(names: Sequence[str], options: EvalOptions, settings: Settings, console: Console) -> ExitCode:
+def eval_quantizations(options: EvalOptions, settings: Settings, console: Console) -> ExitCode:
     """Compare quantizations over a text. Raises `SlmError`."""
     if options.tasks or options.resume or options.minutes or options.limit:
-        raise SlmError(
+        raise usage_error(
             "--quantizations reads a text; tasks are measured without it.",
-            hint="slm eval NAME@Q4_K_M NAME@Q8_0 --task mathematics compares their scores",
-            exit_code=ExitCode.USAGE,
+            "slm eval NAME@Q4_K_M NAME@Q8_0 --task mathematics compares their scores",
         )
     text = text_files.read(options.text) if options.text else quantizations.text_of_suite()
     sandbox.seal(settings)
-    wanted: Sequence[str | None] = names or [None]
+    wanted: Sequence[str | None] = options.names or [None]
     found = [resolve.find(name, settings, console) for name in wanted]
     models = quantizations.quantizations_of(found, settings)
     work = quantizations.compare(models, text, GenerationOptions.of(options), settings, console, cancelled_by_ctrl_c)

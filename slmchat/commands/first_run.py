@@ -48,7 +48,7 @@ def offer(settings: Settings, console: Console) -> str:
     console.note("")
     console.note(f"{suited[place].spec.name} is recommended: {why}.")
     chosen = _choose(suited, place, known, console)
-    code = pull([chosen], PullOptions(), settings, console, tells_next=False)
+    code = pull(PullOptions([chosen]), settings, console, tells_next=False)
     if code is not ExitCode.DONE:
         raise SlmError(f"{chosen} was not installed.", hint=f"slm pull {chosen}", exit_code=code)
     return chosen

@@ -20,8 +20,7 @@ from slmchat.engine.api import Engine, InfillTokens
 from slmchat.engine.requests import Limits
 from slmchat.engine.results import FinishReason
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.errors import ExitCode, SlmError
-from slmchat.generation import params
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation.response import completion_of, consume_stream, describe
 from slmchat.models.backend import open_backend
 from slmchat.models.open import open_model
@@ -118,12 +117,10 @@ def _check(words: Sequence[str], options: GenerationOptions, beside: Sequence[ob
             any(record != type(record)() for record in beside)
         ),
         "standard input can be only one of the inputs": sum(inputs) > 1,
-        f"--infill-order cannot be '{asked.order}': psm or spm": asked.order not in (None, "psm", "spm"),
     }
-    params.overflow_choice(options)
     for problem, is_there in problems.items():
         if is_there:
-            raise SlmError(f"{problem}.", hint="slm run --infill main.py:12", exit_code=ExitCode.USAGE)
+            raise usage_error(f"{problem}.", "slm run --infill main.py:12")
 
 
 def _gap(target: InfillTarget | None, options: GenerationOptions, asked: InfillOptions) -> Gap:
@@ -170,10 +167,8 @@ def _tokens(engine: Engine, order: str | None, key: str, settings: Settings) -> 
     if tokens is None:
         models = registry.load(settings.paths.user_registry).models
         names = sorted(name for name, spec in models.items() if "infill" in spec.tags)
-        raise SlmError(
-            f"{key} has no tokens for filling in code.",
-            hint=f"models that have them: {', '.join(names)}; slm pull NAME",
-            exit_code=ExitCode.USAGE,
+        raise usage_error(
+            f"{key} has no tokens for filling in code.", f"models that have them: {', '.join(names)}; slm pull NAME"
         )
     return tokens if order is None else replace(tokens, is_suffix_first=order == "spm")
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from slmchat import text_files
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.text_files import encode_like, text_of, with_line_feeds
 from slmchat.user_paths import user_path
@@ -56,11 +56,7 @@ def place_of(text: str) -> InfillPlace:
     """FILE:LINE or FILE:LINE:COL, where FILE may have colons itself. Raises `SlmError` (USAGE)."""
     found = re.fullmatch(r"(.+?):([0-9]+)(?::([0-9]+))?", text, re.DOTALL)
     if found is None:
-        raise SlmError(
-            f"'{text}' is not a place in a file.",
-            hint="FILE:LINE or FILE:LINE:COL, as in main.py:12",
-            exit_code=ExitCode.USAGE,
-        )
+        raise usage_error(f"'{text}' is not a place in a file.", "FILE:LINE or FILE:LINE:COL, as in main.py:12")
     file, line, column = found.groups()
     if column is not None and not os.path.exists(file) and os.path.exists(f"{file}:{line}"):
         return InfillPlace(f"{file}:{line}", int(column))
@@ -82,17 +78,13 @@ def _offset(text: str, place: InfillPlace) -> int:
     """Characters before the cursor."""
     lines = text.split("\n")
     if not 1 <= place.line <= len(lines):
-        raise SlmError(
-            f"{named(place.file)} has no line {place.line}: lines count from 1 to {len(lines):,} here.",
-            exit_code=ExitCode.USAGE,
-        )
+        raise usage_error(f"{named(place.file)} has no line {place.line}: lines count from 1 to {len(lines):,} here.")
     length = len(lines[place.line - 1].removesuffix("\r"))
     column = length + 1 if place.column is None else place.column
     if not 1 <= column <= length + 1:
-        raise SlmError(
+        raise usage_error(
             f"line {place.line} of {named(place.file)} has no column {column}: "
-            f"columns count from 1 to {length + 1:,} there.",
-            exit_code=ExitCode.USAGE,
+            f"columns count from 1 to {length + 1:,} there."
         )
     return sum(len(line) + 1 for line in lines[: place.line - 1]) + column - 1
 
@@ -105,7 +97,7 @@ def read(file: str) -> bytes:
         with resolved(file).open("rb") as opened:
             return text_files.read_whole(opened.read, file)
     except OSError as error:
-        raise SlmError(f"{file} cannot be read: {error.strerror}.", exit_code=ExitCode.USAGE) from error
+        raise usage_error(f"{file} cannot be read: {error.strerror}.") from error
 
 
 def resolved(file: str) -> Path:
@@ -113,7 +105,7 @@ def resolved(file: str) -> Path:
     try:
         return user_path(file).resolve()
     except RuntimeError as error:  # links in a circle
-        raise SlmError(f"{file} leads nowhere: {error}.", exit_code=ExitCode.USAGE) from error
+        raise usage_error(f"{file} leads nowhere: {error}.") from error
 
 
 def named(file: str) -> str:

@@ -8,7 +8,7 @@ from slmchat.conversation import pictures
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import Picture
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.generation import params
 from slmchat.options import GenerationOptions
 from slmchat.settings import Settings
@@ -63,9 +63,7 @@ def prefix_messages(options: GenerationOptions, settings: Settings) -> list[Mess
 def read_text(name: str) -> str:
     """A text file of the user's; `SlmError` (USAGE) when it cannot be read as one."""
     if not name:
-        raise SlmError(
-            "a file needs a name, and this one is empty.", hint="-f FILE; - is standard input", exit_code=ExitCode.USAGE
-        )
+        raise usage_error("a file needs a name, and this one is empty.", "-f FILE; - is standard input")
     return with_line_feeds(text_files.read(name))
 
 

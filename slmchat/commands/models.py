@@ -14,7 +14,7 @@ from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.library import Library, from_path
 from slmchat.catalog.model_specs import ModelSpec
 from slmchat.catalog.registry import UserName, load, resolve_without_catalog
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.fit.shape import shape_of
 from slmchat.models import adapters, device_fit, info
 from slmchat.settings import Settings
@@ -199,6 +199,36 @@ def _listed_name(own: UserName) -> dict[str, Any]:
     return {**facts, "name": own.name}
 
 
+def list_remote(asked: str, settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
+    """Print the models that the endpoint lists. Raises `SlmError` (network)."""
+    from slmchat.models.remote_backend import open_endpoint
+
+    place = open_endpoint(asked, settings, console)
+    from slmchat.engine.remote import engine  # behind the seal
+
+    models = engine.list_models(place.endpoint, place.key, place.route, console.note)
+    if is_json:
+        console.print_json(
+            [
+                {
+                    "name": model.id,
+                    "endpoint": place.endpoint.url,
+                    "context_length": model.n_ctx,
+                    "aliases": model.aliases,
+                }
+                for model in models
+            ]
+        )
+    elif models:
+        console.table(
+            (Column("NAME"), Column("CONTEXT WINDOW", rank=1), Column("ALSO CALLED", rank=2)),
+            [(model.id, f"{model.n_ctx:,}" if model.n_ctx else "", " ".join(model.aliases)) for model in models],
+        )
+    else:
+        console.note(f"{place.host} has no model.")
+    return ExitCode.DONE
+
+
 def show(name: str, settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
     """Everything known of one model. Raises `SlmError` behind it: NO_MODEL for one that only the catalog knows, DAMAGED
     for a file that is no model or that llama.cpp would not survive."""
@@ -252,7 +282,7 @@ def add(name: str, target: str, settings: Settings, console: Console, *, is_json
     """Give a path or an `hf:` name a name of its own. A path must be a model now. Raises `SlmError`."""
     library = Library(settings.paths, console.warn)
     if library.matching(name.strip().lower()):
-        raise SlmError(f"{name} is installed already.", hint=f"slm rm {name}", exit_code=ExitCode.USAGE)
+        raise usage_error(f"{name} is installed already.", f"slm rm {name}")
     reference = resolve_without_catalog(target, {})
     following = "slm pull {name}"
     if reference is not None and reference.path is not None:

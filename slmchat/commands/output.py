@@ -14,7 +14,7 @@ from pathlib import Path
 from slmchat import safe_json
 from slmchat.conversation.code_blocks import CodeBlock, code_blocks
 from slmchat.engine.results import FinishReason
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation.response import Completion
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.options import OutputOptions
@@ -89,18 +89,16 @@ def target_of(name: str, flag: str, example: str) -> Path:
     Raises `SlmError`: USAGE for no name, a directory, a file in none, and where a program would run it unasked.
     """
     if not name:
-        raise SlmError(f"{flag} needs the name of a file.", exit_code=ExitCode.USAGE)
+        raise usage_error(f"{flag} needs the name of a file.")
     path = user_path(name)
     check_file(path, flag)
     try:
         mode = _mode(path)
         if stat.S_ISDIR(mode):
-            raise SlmError(
-                f"{flag}: {name} is a directory.", hint=f"{flag} {Path(name) / example}", exit_code=ExitCode.USAGE
-            )
+            raise usage_error(f"{flag}: {name} is a directory.", f"{flag} {Path(name) / example}")
         folder = Path(os.path.realpath(path)).parent
         if not mode and not folder.is_dir():
-            raise SlmError(f"{flag}: there is no directory {folder}.", exit_code=ExitCode.USAGE)
+            raise usage_error(f"{flag}: there is no directory {folder}.")
     except OSError as error:
         raise refusal_of(error, path) from error
     return path
@@ -137,12 +135,9 @@ class OutputWriter:
         """Raises `SlmError` as `open_target` does, and USAGE for options that contradict each other."""
         given = [flag for flag, is_on in _extracting(options).items() if is_on]
         if len(given) > 1:
-            raise SlmError(f"{' and '.join(given)} cannot be combined.", exit_code=ExitCode.USAGE)
+            raise usage_error(f"{' and '.join(given)} cannot be combined.")
         if given and is_structured:
-            raise SlmError(
-                f"{given[0]} looks for a code block, and an answer in a given format has none.",
-                exit_code=ExitCode.USAGE,
-            )
+            raise usage_error(f"{given[0]} looks for a code block, and an answer in a given format has none.")
         self.is_json = options.json
         self._flag = next(iter(given), None)
         self._console = console

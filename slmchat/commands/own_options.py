@@ -41,31 +41,10 @@ class ProgramOptions:
 
 
 @dataclass(eq=False, repr=False)
-class PullNames:
-    """The models of `slm pull`."""
-
-    names: list[str] = argument("NAME...", "gemma3:1b, smollm2:135m@Q4_1, hf:OWNER/REPO")
-
-
-@dataclass(eq=False, repr=False)
-class EmbedTexts:
-    """The texts of `slm embed`."""
-
-    words: list[str] | None = argument("[TEXT]...", "Without one: lines or JSONL on stdin.", default=None)
-
-
-@dataclass(eq=False, repr=False)
 class ModelName:
     """A model that may be named, without a flag; `chat`, `bench`, `doctor` and `tune` share it."""
 
     name: str | None = argument("[MODEL]", default=None)
-
-
-@dataclass(eq=False, repr=False)
-class EvalModels:
-    """The models of `slm eval`."""
-
-    names: list[str] | None = argument("[MODEL]...", "Without one, the default model.", None)
 
 
 @dataclass(eq=False, repr=False)
@@ -82,23 +61,6 @@ class RunOptions:
     words: list[str] | None = argument("[PROMPT]...", "The prompt, or an instruction about what comes on stdin.", None)
     no_input: bool = _input(
         "--no-input", help="Do not read standard input (for loops that read it themselves).", default=False
-    )
-
-
-@dataclass(eq=False, repr=False)
-class AskedQuestion:
-    """The question of `slm ask`."""
-
-    words: list[str] | None = argument("[QUESTION]...", "Without one, or with -: each line of stdin is one.", None)
-    no_server: bool = option("--no-server", help="Load the model here, also when slm serve has it.", default=False)
-
-
-@dataclass(eq=False, repr=False)
-class BatchPrompt:
-    """The prompt of `slm batch`."""
-
-    words: list[str] | None = argument(
-        "[PROMPT]...", "The instruction for every input; {} or {field} says where the input goes.", None
     )
 
 

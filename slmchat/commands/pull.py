@@ -1,6 +1,5 @@
 """`slm pull`: fetch, verify and install models, one after the other."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from slmchat.catalog.library import Library
@@ -14,17 +13,13 @@ from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 
 
-def pull(
-    names: Sequence[str], options: PullOptions, settings: Settings, console: Console, *, tells_next: bool = True
-) -> ExitCode:
+def pull(options: PullOptions, settings: Settings, console: Console, *, tells_next: bool = True) -> ExitCode:
     """Fetch, verify and install every name; go on after a failure. Returns the exit code of the first failure.
 
     `tells_next`: the user is told what to do with them.
 
     Raises `SlmError` when there is only one name.
     """
-    if options.source not in (None, "hub", "index"):
-        raise SlmError(f"--source cannot be '{options.source}'.", hint="hub or index", exit_code=ExitCode.USAGE)
     pulling = Pulling(
         options,
         settings,
@@ -35,6 +30,7 @@ def pull(
         console.print,
         tells_next=tells_next,
     )
+    names = options.names
     results: list[dict[str, Any]] = []
     first = ExitCode.DONE
     for name in names:

@@ -9,7 +9,7 @@ from slmchat.catalog.file_facts import FileFacts
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed, with_quantization
 from slmchat.catalog.registry import UserName, load, load_user_names, resolve_without_catalog
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import adapters
 from slmchat.private_files import storage_error
@@ -52,10 +52,7 @@ def _to_remove(name: str, library: Library, settings: Settings) -> _ToRemove:
     reference = resolve_without_catalog(name, own_names)
     own = own_names.get(reference.name) if reference is not None else None
     if reference is not None and reference.path is not None and own is None:
-        raise SlmError(
-            f"{reference.path} is a file of yours: slm uses it in place and does not delete it.",
-            exit_code=ExitCode.USAGE,
-        )
+        raise usage_error(f"{reference.path} is a file of yours: slm uses it in place and does not delete it.")
     # `NAME@QUANT` means these files alone, also where the name itself stands for one quantization (`slm add`)
     forgets_name = own is not None and own.target is not None and "@" not in name
     records = library.matching(name if forgets_name else reference or name)

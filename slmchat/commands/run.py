@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from slmchat.commands.own_options import RunOptions
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, usage_error
 from slmchat.generation import params
 from slmchat.models.backend import open_backend
 from slmchat.models.open import open_model
@@ -21,6 +21,7 @@ from slmchat.options import (
     GenerationOptions,
     OutputOptions,
     TemplateOptions,
+    Wanted,
 )
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 # How many of the most probable tokens stand beside each one (`--logprobs`).
 TOP_LOGPROBS = 5
-
-Wanted = tuple[FormatOptions, ChoiceOptions, BestOfOptions]
 
 
 def run(
@@ -56,9 +55,7 @@ def run(
 
         refuse_beside_questions(wanted[:2], template_options)
     start = time.perf_counter()
-    params.overflow_choice(options)  # what is wrong with it is said at once; so is it below
     options = params.with_persona(options, settings)
-    params.thinking_of(options, settings)
     is_structured = wanted[:2] != (FormatOptions(), ChoiceOptions())
     writer = _writer(output, console, is_structured=is_structured, is_raw_output=options.raw_output)
     top_logprobs = _alternatives(wanted[1], output, console, is_streamed=writer is None or writer.is_streamed)
@@ -134,9 +131,7 @@ def _format(wanted: Wanted, *, is_stdin_taken: bool) -> "tuple[ResponseFormat | 
 def _alternatives(choice: ChoiceOptions, output: OutputOptions, console: Console, *, is_streamed: bool) -> int | None:
     """How many alternatives of each token are wanted; None: no probabilities at all. Raises `SlmError` (USAGE)."""
     if choice.logprobs and not output.json:
-        raise SlmError(
-            "--logprobs are part of --json.", hint="--json --logprobs; or --confidence", exit_code=ExitCode.USAGE
-        )
+        raise usage_error("--logprobs are part of --json.", "--json --logprobs; or --confidence")
     if not output.confidence:
         return TOP_LOGPROBS if choice.logprobs else None
     if not console.is_stdout_tty or console.is_dumb:

@@ -66,7 +66,7 @@ def answer(opened: OpenModel, plan: RunRequest, console: Console) -> ExitCode:
         OutputOptions(), console, is_structured=plan.is_structured, is_raw_output=options.raw_output
     )
     # 1. The prompt, and a window for it.
-    is_trimmed = params.overflow_choice(options) == "trim"
+    is_trimmed = options.on_overflow == "trim"
     generator, questions = _prepared(opened, plan, console)
     longest = max(questions, key=lambda each: each.n_prompt)
     sampler = params.sampler_settings(

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmchat.engine.warm.connection import WarmConnection, ask
-from slmchat.errors import ExitCode, SlmError
-from slmchat.generation import params
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.models import resolve, sandbox
 from slmchat.models.backend import LocalBackend
 from slmchat.models.open import open_model
@@ -63,7 +62,6 @@ def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings
     key = _key(options, console)
     origins = tuple(map(_origin, options.allow_origin))
     generation = GenerationOptions.of(options, model=name)
-    params.thinking_of(generation, settings)  # what is wrong with it is said before anything is opened
     # 1. The sockets, while there can be new ones.
     made = [listeners.on_unix(path)] if hasattr(socket, "AF_UNIX") else []
     try:
@@ -123,16 +121,13 @@ def _key(options: ServeOptions, console: Console) -> str | None:
 
     key = console.environ.get(options.api_key_env or "") or None
     if options.api_key_env and key is None:
-        raise SlmError(
-            f"the environment variable {options.api_key_env} is not set.",
-            hint=f"export {options.api_key_env}=...",
-            exit_code=ExitCode.USAGE,
+        raise usage_error(
+            f"the environment variable {options.api_key_env} is not set.", f"export {options.api_key_env}=..."
         )
     if key is None and not is_loopback(options.host):
-        raise SlmError(
+        raise usage_error(
             f"{options.host} is reached by others, and there is no key.",
-            hint="--api-key-env NAME: the variable that holds one; or without --host, for this device alone",
-            exit_code=ExitCode.USAGE,
+            "--api-key-env NAME: the variable that holds one; or without --host, for this device alone",
         )
     return key
 
@@ -148,10 +143,9 @@ def _origin(text: str) -> str:
     """`--allow-origin` as a browser writes it; "null" is what a page from a file has. Raises `SlmError` (USAGE)."""
     found = re.fullmatch(r"([a-z][a-z0-9+.-]*://[^/?#\s@]+)/?|null", text.lower())
     if found is None:
-        raise SlmError(
+        raise usage_error(
             f"--allow-origin cannot be '{text}'.",
-            hint="scheme and host of the page, with the port where it has one: --allow-origin http://localhost:3000",
-            exit_code=ExitCode.USAGE,
+            "scheme and host of the page, with the port where it has one: --allow-origin http://localhost:3000",
         )
     return found[1] or "null"
 
@@ -160,7 +154,7 @@ def _seconds(text: str) -> float | None:
     """`--keep-alive` in seconds; None: never. Raises `SlmError` (USAGE)."""
     found = re.fullmatch(r"(\d{1,7})([smhd]?)", text)
     if found is None:
-        raise SlmError(f"--keep-alive cannot be '{text}'.", hint="30s, 10m, 2h; 0: never", exit_code=ExitCode.USAGE)
+        raise usage_error(f"--keep-alive cannot be '{text}'.", "30s, 10m, 2h; 0: never")
     return float(int(found[1]) * _UNITS[found[2]]) or None
 
 

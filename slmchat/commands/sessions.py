@@ -18,7 +18,7 @@ from slmchat.conversation.archive_search import Hit
 from slmchat.conversation.exchange import MOST_CHARACTERS
 from slmchat.conversation.messages import Conversation, Node, Role
 from slmchat.engine.kvstore import KvStore
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.privacy.writer import FileWriter
 from slmchat.private_files import storage_error
 from slmchat.sanitize import Sanitizer, sanitize
@@ -146,7 +146,7 @@ def search(words: Sequence[str], settings: Settings, console: Console, *, is_jso
     """Where all these words were said, with what stands around them. Finding nothing is no error."""
     query = " ".join(words)
     if not query.strip():
-        raise SlmError("search for what?", hint="slm sessions search WORDS", exit_code=ExitCode.USAGE)
+        raise usage_error("search for what?", "slm sessions search WORDS")
     with _archive(settings) as archive:
         hits = archive.search(query, may_write=not settings.is_private)
         if not archive.has_index():
@@ -205,10 +205,8 @@ def export(
 ) -> ExitCode:
     """A session as Markdown (the current path) or JSON (the whole tree), on stdout or in a file of the owner's own.
 
-    Raises `SlmError`: usage (no such session, an unknown format, a file that exists and not `is_forced`), storage.
+    Raises `SlmError`: usage (no such session, a file that exists and not `is_forced`), storage.
     """
-    if format not in ("md", "json"):
-        raise SlmError(f"there is no format '{format}': md or json.", exit_code=ExitCode.USAGE)
     writer = None
     if file is not None:
         file, writer = _writer(file, format, is_forced)
@@ -244,9 +242,9 @@ def _writer(file: Path, format: str, is_forced: bool) -> tuple[Path, FileWriter]
     path = output.target_of(str(file), "-o", f"chat.{format}")
     try:
         if path.exists() and not path.is_file():
-            raise SlmError(f"-o: {file} is not a file.", exit_code=ExitCode.USAGE)
+            raise usage_error(f"-o: {file} is not a file.")
         if path.exists() and not is_forced:
-            raise SlmError(f"-o: {file} exists.", hint="--force overwrites it", exit_code=ExitCode.USAGE)
+            raise usage_error(f"-o: {file} exists.", "--force overwrites it")
         return path, FileWriter(Path(os.path.realpath(path)), is_private=True)
     except OSError as error:
         raise output.refusal_of(error, path) from error
@@ -300,16 +298,16 @@ def _read(file: Path) -> bytes:
         with file.open("rb") as stream:
             return stream.read(foreign_formats.MOST_BYTES)
     except FileNotFoundError:
-        raise SlmError(f"there is no file {file}.", exit_code=ExitCode.USAGE) from None
+        raise usage_error(f"there is no file {file}.") from None
     except OSError as error:
-        raise SlmError(f"{file} cannot be read: {error.strerror or error}.", exit_code=ExitCode.USAGE) from error
+        raise usage_error(f"{file} cannot be read: {error.strerror or error}.") from error
 
 
 def rename(name: str, title: str, settings: Settings, console: Console) -> ExitCode:
     """Another title for a session."""
     title = _one_line(title)
     if not title:
-        raise SlmError("a title cannot be empty.", exit_code=ExitCode.USAGE)
+        raise usage_error("a title cannot be empty.")
     with _archive(settings) as archive:
         session = archive.find(name)
         archive.rename(session.id, title)
@@ -325,7 +323,7 @@ def rm(
     A person is asked first, unless `is_yes`; a script only for `is_all`. A title counts only when it is given whole.
     """
     if bool(names) == is_all:
-        raise SlmError("remove which sessions?", hint="slm sessions rm ID..., or --all", exit_code=ExitCode.USAGE)
+        raise usage_error("remove which sessions?", "slm sessions rm ID..., or --all")
     with _archive(settings) as archive:
         sessions = archive.list() if is_all else [archive.find(name, is_exact=True) for name in names]
         if sessions and not is_yes and (is_all or console.can_ask):
@@ -367,7 +365,7 @@ def _ask(sessions: Sequence[SessionSummary], console: Console) -> None:
     if len(sessions) == 1:
         what = f"'{_one_line(sessions[0].title)}' ({counted(sessions[0].message_count, 'message')})"
     if not console.ask(f"Remove {what} for good?"):
-        raise SlmError("nothing was removed.", hint="--yes removes without asking", exit_code=ExitCode.USAGE)
+        raise usage_error("nothing was removed.", "--yes removes without asking")
 
 
 def _one_line(text: str) -> str:

@@ -3,10 +3,13 @@
 Knows: what goes together with it, what is said meanwhile. Refuses to know: how answers are compared (generation/).
 """
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from slmchat.errors import ExitCode, SlmError
-from slmchat.options import BestOfOptions, ChoiceOptions, FormatOptions, OutputOptions
+from slmchat.errors import ExitCode, SlmError, usage_error
+from slmchat.options import BestOfOptions, OutputOptions, Wanted
 
 if TYPE_CHECKING:  # most runs have one answer, and begin without this
     from slmchat.engine.requests import Limits
@@ -17,27 +20,26 @@ if TYPE_CHECKING:  # most runs have one answer, and begin without this
     from slmchat.generation.structured import ResponseFormat
     from slmchat.terminal.console import Console
 
+# Between two drawings of the status line, in seconds.
+_PERIOD_S = 0.25
 
-def several_of(
-    wanted: tuple[FormatOptions, ChoiceOptions, BestOfOptions], output: OutputOptions | None = None
-) -> BestOfOptions | None:
+
+def several_of(wanted: Wanted, output: OutputOptions | None = None) -> BestOfOptions | None:
     """What `--best-of` asks for; None: one answer. Raises `SlmError` (USAGE) for what it does not go together with."""
     _, choice, options = wanted
     if options.best_of in (None, 1):
         if options.vote is not None:
-            raise SlmError("--vote is between several answers.", hint="with --best-of 5", exit_code=ExitCode.USAGE)
+            raise usage_error("--vote is between several answers.", "with --best-of 5")
         return None
     if choice.choices:
-        raise SlmError(
+        raise usage_error(
             "--choices are scored, not sampled: with --best-of all answers would be the same.",
-            hint="without --best-of; or --regex 'yes|no', which samples",
-            exit_code=ExitCode.USAGE,
+            "without --best-of; or --regex 'yes|no', which samples",
         )
     if output is not None and output.confidence:
-        raise SlmError(
+        raise usage_error(
             "--confidence underlines an answer while it comes, and that of --best-of comes at once.",
-            hint="--json --logprobs has the probabilities",
-            exit_code=ExitCode.USAGE,
+            "--json --logprobs has the probabilities",
         )
     return options
 
@@ -68,7 +70,6 @@ def elected(
     """The answer that counts; an interrupted one where Ctrl-C came before all were there. Raises `SlmError`."""
     from slmchat.generation.many import ManyCompletions
     from slmchat.generation.response import interrupted
-    from slmchat.terminal.candidates_line import CandidatesLine
     from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 
     opened = generator.opened
@@ -80,8 +81,8 @@ def elected(
         asked=asked,
         is_sanitized=not opened.options.raw_output,
     )
-    with CandidatesLine(console, asked.n) as line:
-        (made,) = many.run(generator.take_pool(), cancelled_by_ctrl_c, line.came)
+    with _told(console, asked.n) as came:
+        (made,) = many.run(generator.take_pool(), cancelled_by_ctrl_c, came)
     if isinstance(made, SlmError):
         if made.exit_code is ExitCode.INTERRUPTED:
             return interrupted(prepared.n_prompt)
@@ -94,3 +95,28 @@ def elected(
     if made.thinking:
         console.aside(f"{made.thinking}\n")
     return made
+
+
+@contextmanager
+def _told(console: "Console", n: int) -> Iterator[Callable[[], None]]:
+    """A terminal says how many of `n` answers are there: as often as what is given was called."""
+    from slmchat.terminal.ticker import Ticker
+
+    n_there, begun = 0, time.monotonic()
+
+    def came() -> None:
+        nonlocal n_there
+        n_there += 1
+
+    def tell() -> None:
+        console.status(f"{n} answers: {n_there} done, {time.monotonic() - begun:.0f} s (Ctrl-C stops)")
+
+    if not console.has_status_line:
+        yield came
+        return
+    ticker = Ticker(lambda: console.gate.run(tell), _PERIOD_S)
+    try:
+        yield came
+    finally:
+        ticker.stop()
+        console.status("")

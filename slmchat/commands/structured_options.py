@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 from slmchat.generation.classify import ClassificationTask, problem_of
 from slmchat.generation.structured import (
     ResponseFormat,
@@ -40,9 +40,9 @@ def formats_of(
     task = classification_task_of(choice_options)
     response_format = response_format_of(format_options, is_stdin_taken=is_stdin_taken)
     if task is not None and response_format is not None:
-        raise SlmError("an answer cannot be one of --choices and in another format.", exit_code=ExitCode.USAGE)
+        raise usage_error("an answer cannot be one of --choices and in another format.")
     if task is not None and choice_options.logprobs:
-        raise SlmError("--choices have probabilities of their own, without --logprobs.", exit_code=ExitCode.USAGE)
+        raise usage_error("--choices have probabilities of their own, without --logprobs.")
     return response_format, {} if task is None else {"": task}
 
 
@@ -85,25 +85,25 @@ def _schema_text(given: str, *, is_stdin_taken: bool) -> str:
     if given != "-":
         return _read(given, "--schema")
     if is_stdin_taken:
-        raise SlmError("standard input cannot be the schema and the input.", exit_code=ExitCode.USAGE)
+        raise usage_error("standard input cannot be the schema and the input.")
     return _decoded(sys.stdin.buffer.read(_MOST_SCHEMA + 1), "standard input")
 
 
 def _read(name: str, flag: str) -> str:
     if not name:
-        raise SlmError(f"{flag} needs the name of a file.", exit_code=ExitCode.USAGE)
+        raise usage_error(f"{flag} needs the name of a file.")
     try:
         with user_path(name).open("rb") as file:
             return _decoded(file.read(_MOST_SCHEMA + 1), name)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not the name of a file"
-        raise SlmError(f"{flag}: {name} cannot be read: {reason}.", exit_code=ExitCode.USAGE) from error
+        raise usage_error(f"{flag}: {name} cannot be read: {reason}.") from error
 
 
 def _decoded(data: bytes, what: str) -> str:
     """A schema or grammar of a size that makes sense. Raises `SlmError` (USAGE)."""
     if len(data) > _MOST_SCHEMA:
-        raise SlmError(f"{what} is larger than 1 MiB.", exit_code=ExitCode.USAGE)
+        raise usage_error(f"{what} is larger than 1 MiB.")
     return text_of(data, what)
 
 
@@ -124,9 +124,9 @@ def questions_of(options: ChoiceOptions) -> dict[str, ClassificationTask]:
 def refuse_beside_questions(wanted: tuple[FormatOptions, ChoiceOptions], template: TemplateOptions) -> None:
     """Raises `SlmError` (USAGE) for what does not go together with several `--choices`."""
     if wanted[0] != FormatOptions() or wanted[1].logprobs:
-        raise SlmError("an answer cannot be one of --choices and in another format.", exit_code=ExitCode.USAGE)
+        raise usage_error("an answer cannot be one of --choices and in another format.")
     if template != TemplateOptions():
-        raise SlmError("several --choices take the prompt as words, with {name} in it.", exit_code=ExitCode.USAGE)
+        raise usage_error("several --choices take the prompt as words, with {name} in it.")
 
 
 def classification_task_of(options: ChoiceOptions) -> ClassificationTask | None:
@@ -135,7 +135,7 @@ def classification_task_of(options: ChoiceOptions) -> ClassificationTask | None:
         for flag, value in (("--threshold", options.threshold), ("--calibrate", options.calibrate)):
             if value is not None:
                 hint = "for example: --choices positive,negative"
-                raise SlmError(f"{flag} needs --choices.", hint=hint, exit_code=ExitCode.USAGE)
+                raise usage_error(f"{flag} needs --choices.", hint)
         return None
     return _task(options.choices[0], options)
 
@@ -175,4 +175,4 @@ _SEVERAL = "for example: --choices mood=good,bad --choices topic=sport,politics"
 
 
 def _wrong(what: str, hint: str = _ONE) -> SlmError:
-    return SlmError(f"--choices cannot be used: {what}.", hint=hint, exit_code=ExitCode.USAGE)
+    return usage_error(f"--choices cannot be used: {what}.", hint)

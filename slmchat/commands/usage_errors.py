@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 from slmchat.ranges import NO_LIMIT, Range
 
 _EXAMPLE = 'text that begins with "-" goes behind "--": slm run -- "-5 plus 3"'
@@ -38,7 +38,7 @@ def explained(error: Any, arguments: Sequence[str], commands: Mapping[str, Any])
         if "'-n'" in message and "is not" in message:
             hint = "without -n an answer is as long as the context window lets it be"
     message = message.rstrip(".")
-    return SlmError(f"{message[:1].lower()}{message[1:]}.", hint=hint, exit_code=ExitCode.USAGE)
+    return usage_error(f"{message[:1].lower()}{message[1:]}.", hint)
 
 
 _KINDS = {"int": "whole number", "float": "number"}

@@ -234,7 +234,7 @@ class Archive:
 
     def has_index(self) -> bool:
         """False: this Python's SQLite has no FTS5; search reads every message, and finds parts of words too."""
-        return self._database.has_fts5() or not self._database.rows("SELECT 1")
+        return self._database.has_fts5()
 
     def export_json(self, id: str) -> str:
         """The whole tree for other programs, and for `import_json`. Raises `SlmError` (usage)."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from slmchat.conversation import archive_rows
 from slmchat.database import Database
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 
 # The first characters of an id that are shown; an id may be abbreviated down to four.
 SHORT_ID = 8
@@ -93,9 +93,7 @@ def _only(found: Sequence[SessionSummary], text: str) -> SessionSummary:
         return found[0]
     named = ", ".join(f"{one.id[:12]} '{one.title}'" for one in found[:_MOST_NAMED])
     more = ", …" if len(found) > _MOST_NAMED else ""
-    raise SlmError(
-        f"'{text}' may be more than one session.", hint=f"which one: {named}{more}", exit_code=ExitCode.USAGE
-    )
+    raise usage_error(f"'{text}' may be more than one session.", f"which one: {named}{more}")
 
 
 def _nearest(wanted: str, folded: Sequence[tuple[str, str]], titles: dict[str, Any]) -> Sequence[str]:
@@ -110,4 +108,4 @@ def _nearest(wanted: str, folded: Sequence[tuple[str, str]], titles: dict[str, A
 def unknown(text: str, nearest: Sequence[str] = ()) -> SlmError:
     """There is no such session. `nearest`: those that may have been meant."""
     hint = f"did you mean {' or '.join(nearest)}?" if nearest else "slm sessions list"
-    return SlmError(f"there is no session '{text}'.", hint=hint, exit_code=ExitCode.USAGE)
+    return usage_error(f"there is no session '{text}'.", hint)

@@ -5,7 +5,7 @@ Refuses to know: chat templates (template.py), tokens, how long a conversation m
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from slmchat.conversation.messages import Message
 from slmchat.conversation.template import ChatTemplate
@@ -14,39 +14,7 @@ from slmchat.engine.requests import Part, Prompt, Turn
 from slmchat.engine.thinking import ThinkingMode
 
 
-class Layout(Protocol):
-    """How messages become a prompt."""
-
-    def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
-        """The prompt for these messages; `goes_on`: it ends inside the last one, an answer that was cut."""
-        ...
-
-    @property
-    def has_thinking_switch(self) -> bool:
-        """Whether what was asked of thinking reaches the model."""
-        ...
-
-    @property
-    def thinks(self) -> bool:
-        """Whether the model thinks before it answers, as far as anybody can tell."""
-        ...
-
-    def thinking(self, prompt: Prompt) -> Prompt:
-        """The prompt with a thought begun at its end, where that is possible."""
-        ...
-
-    def tool_words(self, tools: Sequence[Mapping[str, Any]]) -> str | None:
-        """What the model's makers have it told of these functions, behind the text of a system message; None: it is not
-        known, or not told there. `tools`: as the API of OpenAI describes functions."""
-        ...
-
-    def calls_written(self, calls: Sequence[Mapping[str, Any]]) -> str | None:
-        """What an answer is that makes these calls and says nothing else; None: it cannot be laid out, or nobody knows.
-        `calls`: as the API of OpenAI has them."""
-        ...
-
-
-def layout_of(info: ModelInfo, *, is_raw: bool, mode: ThinkingMode = ThinkingMode.AUTO) -> Layout:
+def layout_of(info: ModelInfo, *, is_raw: bool, mode: ThinkingMode = ThinkingMode.AUTO) -> "Layout":
     """How prompts for this model are made: as bare text, by the engine itself, or by the model's chat template.
 
     `mode`: what the template is told of thinking. Raises `SlmError` as `ChatTemplate` does.
@@ -89,6 +57,10 @@ class TurnsOnly(BareText):
         parts = [part for turn in turns for part in (*(Part("", image=one) for one in turn.images), Part(turn.text))]
         # what stands at the end is no text of the user's: it opens no thought, whatever a message ends with
         return Prompt((*parts, Part("", is_template=True)), tuple(turns))
+
+
+Layout = BareText | ChatTemplate
+"""How messages become a prompt; `ChatTemplate` says what each method is for."""
 
 
 def raw_prompt(messages: Sequence[Message]) -> Prompt:

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from slmchat.engine.requests import Image
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.user_paths import user_path
 
@@ -139,7 +139,7 @@ def read(path: Path) -> Picture:
         with _opened(path) as stream:
             data = stream.read(MOST_BYTES + 1)
     except OSError as error:
-        raise SlmError(f"{path} cannot be read: {error.strerror}.", exit_code=ExitCode.USAGE) from error
+        raise usage_error(f"{path} cannot be read: {error.strerror}.") from error
     if len(data) > MOST_BYTES:
         raise _refused(path.name, f"it has more than {MOST_BYTES // 1024**2} MiB")
     return Picture.of(path.name, decode(data, path.name))
@@ -177,14 +177,14 @@ def _opened(path: Path) -> io.BufferedReader:
     """Open a regular file. A FIFO would wait for ever; one that is opened and closed has lost its writer."""
     try:
         if not stat.S_ISREG(user_path(path).stat().st_mode):
-            raise SlmError(f"{path} is not a regular file.", exit_code=ExitCode.USAGE)
+            raise usage_error(f"{path} is not a regular file.")
         descriptor = os.open(user_path(path), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError as error:
-        raise SlmError(f"'{path}' is not the name of a file.", exit_code=ExitCode.USAGE) from error
+        raise usage_error(f"'{path}' is not the name of a file.") from error
     stream = os.fdopen(descriptor, "rb")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         stream.close()
-        raise SlmError(f"{path} is not a regular file.", exit_code=ExitCode.USAGE)
+        raise usage_error(f"{path} is not a regular file.")
     return stream
 
 
@@ -238,10 +238,9 @@ def _pillow() -> ModuleType:
     try:
         import PIL.Image
     except ImportError as error:
-        raise SlmError(
+        raise usage_error(
             "pictures are read by the library Pillow, which is not installed.",
-            hint="pip install pillow; in Termux: pkg install python-pillow",
-            exit_code=ExitCode.USAGE,
+            "pip install pillow; in Termux: pkg install python-pillow",
         ) from error
     return PIL.Image
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from slmchat.conversation.template_budget import NESTED
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 
 # A template longer than this is a mistake, in characters.
 MAX_LENGTH = 1 << 20
@@ -71,10 +71,8 @@ class PromptTemplate:
             raise self._wrong(_reason(error)) from error
 
     def _wrong(self, reason: str) -> SlmError:
-        return SlmError(
-            f"{self.file} cannot be used as a template: {reason}.",
-            hint="{{ name }} stands for a value; docs/scripts.md",
-            exit_code=ExitCode.USAGE,
+        return usage_error(
+            f"{self.file} cannot be used as a template: {reason}.", "{{ name }} stands for a value; docs/scripts.md"
         )
 
 

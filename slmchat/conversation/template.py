@@ -26,7 +26,7 @@ from slmchat.conversation.thinking_switch import ThinkingSwitch
 from slmchat.engine.kvstore import shared_length
 from slmchat.engine.requests import Part, Prompt, Turn
 from slmchat.engine.thinking import ThinkingMode
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 
 # What templates write where an image goes: Qwen, Gemma 4, Gemma 3, SmolVLM and LFM2-VL. libmtmd puts the model's own
 # marks around the image (mtmd.cpp: img_beg, img_end), so that the template's are left out.
@@ -46,10 +46,9 @@ class ChatTemplate:
         Raises `SlmError`: USAGE when the model has no template, DAMAGED when it is not valid Jinja.
         """
         if not source:
-            raise SlmError(
+            raise usage_error(
                 "this model has no chat template: it completes text, it was not made to chat.",
-                hint='complete text with it: slm run --raw "Once upon a time"; chat models: slm list --available',
-                exit_code=ExitCode.USAGE,
+                'complete text with it: slm run --raw "Once upon a time"; chat models: slm list --available',
             )
         self._template = _compiled(source)
         self._bos_text = bos_text
@@ -116,7 +115,8 @@ class ChatTemplate:
             raise SlmError(f"the chat template refuses: {refused}.", exit_code=ExitCode.DAMAGED) from refused
 
     def tool_words(self, tools: Sequence[Mapping[str, Any]]) -> str | None:
-        """As `Layout` says: what the template writes of them into the turn of the system message, and nowhere else.
+        """What the model's makers have it told of these functions, behind the text of a system message: what the
+        template writes there and nowhere else; None: nothing. `tools`: as the API of OpenAI describes functions.
 
         The words are text of a message from then on: what a description spells is never a control token.
         """
@@ -133,7 +133,8 @@ class ChatTemplate:
         return told[len(before) + len(mark) : len(told) - len(behind)]
 
     def calls_written(self, calls: Sequence[Mapping[str, Any]]) -> str | None:
-        """As `Layout` says: what stands between the beginning of the answer and its end."""
+        """What an answer is that makes these calls and says nothing else, between its beginning and its end; None: it
+        cannot be laid out. `calls`: as the API of OpenAI has them."""
         asked: dict[str, Any] = {"role": Role.USER.value, "content": "?"}
         answer: dict[str, Any] = {"role": Role.ASSISTANT.value, "content": (mark := self._sentinels.word)}
         try:

@@ -4,8 +4,8 @@ Who may end it (Ctrl-C, another thread, a client that has gone) is the business 
 `CancelScope`: while the context lasts, the door may call `cancel`.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -21,13 +21,28 @@ CancelScope = Callable[[Cancellable], AbstractContextManager[None]]
 
 
 class CancelFlag:
-    """A `Cancellable` that only remembers. Call it to know."""
+    """A `Cancellable` that remembers, and passes it on to what is at work. Call it to know."""
 
-    def __init__(self) -> None:
+    def __init__(self, *at_work: Cancellable) -> None:
         self._is_set = False
+        self._at_work = at_work
 
     def cancel(self) -> None:
+        """Takes no lock: a signal handler or a garbage collection may call it anywhere."""
         self._is_set = True
+        for work in self._at_work:
+            work.cancel()
 
     def __call__(self) -> bool:
         return self._is_set
+
+    @contextmanager
+    def reaches(self, work: Cancellable) -> Iterator[None]:
+        """While this lasts, a cancel ends this work, which has begun. A `CancelScope`."""
+        self._at_work = (work,)
+        try:
+            if self._is_set:  # in the moment before it began
+                work.cancel()
+            yield
+        finally:
+            self._at_work = ()

@@ -28,7 +28,7 @@ from slmchat.engine.logits import LogitsCheck
 from slmchat.engine.requests import Constraint, ConstraintKind
 from slmchat.engine.sampler import Sampler, SamplerSettings, choosers, penalties
 from slmchat.engine.vocabulary import Vocabulary
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 
 if TYPE_CHECKING:
     from slmchat.engine.quotation_sampler import QuotationSampler
@@ -278,8 +278,7 @@ def _reason(said: str, gbnf: str) -> str:
 
 
 def _unreadable(reason: str) -> SlmError:
-    return SlmError(
+    return usage_error(
         f"the grammar cannot be read: {reason}.",
-        hint="GBNF is described in docs/structured.md; the first rule is called root",
-        exit_code=ExitCode.USAGE,
+        "GBNF is described in docs/structured.md; the first rule is called root",
     )

@@ -25,7 +25,7 @@ from slmchat.engine.snapshots import Snapshots, has_state
 from slmchat.engine.speculation import SIZES
 from slmchat.engine.vision import Vision
 from slmchat.engine.vocabulary import Vocabulary
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 
 # Tokens evaluated by one llama_decode of a prefill when images may come: some models see a whole one at once.
 IMAGE_BATCH_TOKENS = 512
@@ -367,7 +367,7 @@ def tokens_within(vocabulary: Vocabulary, prompt: Prompt, n_ctx: int) -> list[in
 def check_room(n_tokens: int, n_ctx: int) -> None:
     """Raises `SlmError` when a prompt of this many tokens leaves no room for a completion: CONTEXT, USAGE if empty."""
     if not n_tokens:
-        raise SlmError("the prompt is empty.", exit_code=ExitCode.USAGE)
+        raise usage_error("the prompt is empty.")
     if n_tokens >= n_ctx:
         raise SlmError(
             f"the prompt is {n_tokens:,} tokens and the context window holds {n_ctx:,}.",
@@ -395,10 +395,9 @@ def refused_kv_type(settings: SessionSettings) -> SlmError | None:
     """
     if not any("does not divide n_embd_head" in line for line in native.log_lines()):
         return None
-    return SlmError(
+    return usage_error(
         f"this model cannot have a KV cache of {settings.kv_type}: its attention heads are no multiple of 32 numbers.",
-        hint="--kv-type f16",
-        exit_code=ExitCode.USAGE,
+        "--kv-type f16",
     )
 
 

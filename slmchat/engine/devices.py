@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from slmchat.engine import native
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.lazy_dataclasses import dataclass
 
 # enum ggml_backend_dev_type { CPU, GPU, IGPU, ACCEL, META };  (ggml-backend.h)
@@ -65,10 +65,9 @@ def choose(given: str) -> Any:
     gpus = {device.name: handle for handle, device in _listed() if device.is_gpu}
     unknown = next((name for name in wanted if name not in gpus), None)
     if unknown is not None:
-        raise SlmError(
+        raise usage_error(
             f"there is no GPU called '{unknown}' for the installed llama.cpp.",
-            hint=f"--device {' or '.join([*gpus, NO_DEVICE])}; slm doctor tells what is missing",
-            exit_code=ExitCode.USAGE,
+            f"--device {' or '.join([*gpus, NO_DEVICE])}; slm doctor tells what is missing",
         )
     return (ctypes.c_void_p * (len(wanted) + 1))(*(gpus[name] for name in wanted), None)
 

@@ -21,7 +21,7 @@ from slmchat.engine.loaded import model_metadata
 from slmchat.engine.requests import SessionSettings, TextOrTokens
 from slmchat.engine.results import Embedding, Result
 from slmchat.engine.vocabulary import Vocabulary
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 
 # Texts that go together into one batch, and the step in which its room for tokens grows.
 _MOST_TEXTS = 64
@@ -61,7 +61,8 @@ class LlamaEmbedder:
         """A vector for each text, in order, or the error that it failed with: USAGE for an empty text, CONTEXT for one
         that is too long. Raises `SlmError`: NO_FIT, DAMAGED when the model computes no numbers, BUG."""
         self._is_cancelled = False
-        feed: Feed[list[int] | SlmError] = Feed(texts, self._tokens, ahead=_AHEAD)
+        # mypy takes what both kinds of texts have in common for what they are
+        feed: Feed[list[int] | SlmError] = Feed(texts, self._tokens, ahead=_AHEAD)  # type: ignore[arg-type]
         self._feed = feed
         try:
             while group := self._group(feed):
@@ -98,13 +99,11 @@ class LlamaEmbedder:
 
     def _tokens(self, text: TextOrTokens) -> list[int] | SlmError:
         if not (text.strip() if isinstance(text, str) else text):
-            return SlmError("the text is empty.", hint="a vector needs words", exit_code=ExitCode.USAGE)
+            return usage_error("the text is empty.", "a vector needs words")
         tokens = self._vocabulary.text_tokens(text) if isinstance(text, str) else list(text)
         n_known = self._vocabulary.n_tokens
         if not isinstance(text, str) and not all(0 <= token < n_known for token in tokens):
-            return SlmError(
-                f"the vocabulary of this model has the tokens 0 to {n_known - 1:,}.", exit_code=ExitCode.USAGE
-            )
+            return usage_error(f"the vocabulary of this model has the tokens 0 to {n_known - 1:,}.")
         if self._n_trained and len(tokens) > self._n_trained:
             if not self._is_cut:
                 return SlmError(

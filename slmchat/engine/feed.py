@@ -9,10 +9,11 @@ behind when the iterator never comes back: it is a daemon, and nothing waits for
 import threading
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from slmchat.engine.results import Result
 
+Given = TypeVar("Given")
 Prepared = TypeVar("Prepared")
 
 
@@ -26,16 +27,16 @@ class _End:
 class Feed(Generic[Prepared]):
     """What `prepare` makes of each request, at most `ahead` of them before `make_room`. A `Result` passes as it is."""
 
-    def __init__(self, requests: Iterator[Any], prepare: Callable[[Any], Prepared | Result], ahead: int) -> None:
+    def __init__(
+        self, requests: Iterator[Given | Result], prepare: Callable[[Given], Prepared | Result], ahead: int
+    ) -> None:
         self.is_ended = False
-        self._requests = requests
-        self._prepare = prepare
         # its put() may be called from a signal handler that interrupts its get(); that of queue.Queue may not
         self._ready: SimpleQueue[Prepared | Result | _End | None] = SimpleQueue()
         self._room = threading.Semaphore(ahead)
         self._preparing = threading.Lock()
         self._is_stopped = False
-        threading.Thread(target=self._fetch, daemon=True, name="jobs").start()
+        threading.Thread(target=self._fetch, args=(requests, prepare), daemon=True, name="jobs").start()
 
     def take(self, wait_s: float | None) -> Prepared | Result | None:
         """The next one; None when there is none after `wait_s` seconds (None: as long as it takes), or no more.
@@ -76,19 +77,19 @@ class Feed(Generic[Prepared]):
         with self._preparing:
             pass
 
-    def _fetch(self) -> None:
+    def _fetch(self, requests: Iterator[Given | Result], prepare: Callable[[Given], Prepared | Result]) -> None:
         try:
             while True:
                 self._room.acquire()
                 if self._is_stopped:
                     return
-                request = next(self._requests, None)
+                request = next(requests, None)
                 if request is None:
                     break
                 with self._preparing:
                     if self._is_stopped:
                         return
-                    prepared = request if isinstance(request, Result) else self._prepare(request)
+                    prepared = request if isinstance(request, Result) else prepare(request)
                 self._ready.put(prepared)
             self._ready.put(_End())
         except BaseException as error:  # noqa: BLE001 - raised again where the requests are taken

@@ -26,7 +26,7 @@ from slmchat.engine.parallelism import KV_BYTES, plan_cells, plan_streams
 from slmchat.engine.requests import Prompt, SessionSettings
 from slmchat.engine.snapshots import has_state
 from slmchat.engine.vocabulary import Vocabulary
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.hardware import memory
 
 if TYPE_CHECKING:
@@ -283,10 +283,9 @@ def _load_error(path: Path) -> SlmError:
 
 
 def _other_vocabulary(small: Path, target: Path) -> SlmError:
-    return SlmError(
+    return usage_error(
         f"{small.name} cannot draft for {target.name}: their vocabularies differ.",
-        hint="a smaller model of the same family and generation shares the vocabulary",
-        exit_code=ExitCode.USAGE,
+        "a smaller model of the same family and generation shares the vocabulary",
     )
 
 

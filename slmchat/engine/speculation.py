@@ -9,12 +9,15 @@ Whether a guess would have been right is known at every token, whether it was ma
 the text in any case. So text that does not repeat itself costs nothing but the lookup: about 2 us a token.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import field
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from slmchat.lazy_dataclasses import dataclass
+
+if TYPE_CHECKING:
+    from slmchat.engine.kept_exactness import KeptExactness
 
 # Tokens that must agree before what followed them last time is a guess.
 NGRAM = 3
@@ -183,18 +186,6 @@ def _moved(known: float, seconds: float) -> float:
     return known + _COST_WEIGHT * (min(seconds, 2 * known) - known)
 
 
-class KeptRows(Protocol):
-    """Where it is kept which batches were equal: by size and threads, rows that were; -1: one was not."""
-
-    def read(self) -> dict[tuple[int, int], int]:
-        """What is kept; empty where nothing is."""
-        ...
-
-    def write(self, rows: Mapping[tuple[int, int], int]) -> None:
-        """Keep this as well as it can be kept."""
-        ...
-
-
 class ExactnessCheck:
     """Which batches give the same logits as single tokens, bit for bit: found out by computing both, never assumed.
 
@@ -202,7 +193,7 @@ class ExactnessCheck:
     a greedy text sooner or later.
     """
 
-    def __init__(self, kept: KeptRows) -> None:
+    def __init__(self, kept: "KeptExactness") -> None:
         """`kept` is read when it is first asked for, and written when a size is proved or refuted."""
         self._kept = kept
 

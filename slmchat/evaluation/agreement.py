@@ -21,9 +21,9 @@ from dataclasses import field
 from typing import Any
 
 from slmchat.engine.api import TextLogits
-from slmchat.engine.cancellable import CancelScope
+from slmchat.engine.cancellable import CancelFlag, CancelScope
 from slmchat.engine.probabilities import kl_divergence
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.evaluation.records import Agreement
 from slmchat.evaluation.statistics import Interval, mean_interval
 from slmchat.lazy_dataclasses import dataclass
@@ -46,19 +46,6 @@ class _Places:
     divergences: list[float] = field(default_factory=list)
 
 
-class _Both:
-    """The two readers as one thing that can be cancelled."""
-
-    def __init__(self, *readers: TextLogits) -> None:
-        self._readers = readers
-        self.is_cancelled = False
-
-    def cancel(self) -> None:
-        self.is_cancelled = True
-        for reader in self._readers:
-            reader.cancel()
-
-
 def windows_of(tokens: Sequence[int], mark: Sequence[int], *, most: int = _WINDOWS) -> list[list[int]]:
     """The first windows of a text; each begins with the mark of a text's beginning, as the text does (none: `mark` is
     empty).
@@ -66,10 +53,9 @@ def windows_of(tokens: Sequence[int], mark: Sequence[int], *, most: int = _WINDO
     A text that is shorter than a window is one. Raises `SlmError` (USAGE) for one of less than 32 tokens.
     """
     if len(tokens) < _SHORTEST:
-        raise SlmError(
+        raise usage_error(
             f"the text has {len(tokens):,} tokens, and fewer than {_SHORTEST} say nothing.",
-            hint="a longer --text FILE; or without it, the text of the suite",
-            exit_code=ExitCode.USAGE,
+            "a longer --text FILE; or without it, the text of the suite",
         )
     if len(tokens) <= WINDOW:
         return [list(tokens)]
@@ -93,17 +79,15 @@ def measure_agreement(
     """
     tokens = reference.tokens(text)
     if other.tokens(text) != tokens:
-        raise SlmError(
-            f"it reads the text as other tokens than {name}: the two are not the same model.", exit_code=ExitCode.USAGE
-        )
-    both = _Both(reference, other)
+        raise usage_error(f"it reads the text as other tokens than {name}: the two are not the same model.")
+    is_cancelled = CancelFlag(reference, other)
     windows = windows_of(tokens, reference.tokens(""))
     done: list[_Places] = []
-    with cancellable(both):
+    with cancellable(is_cancelled):
         for window in windows:
             tell(len(done), len(windows))
             places = _compared(reference, other, window)
-            if both.is_cancelled:
+            if is_cancelled():
                 break
             done.append(places)
     return _agreement(name, done) if done else None

@@ -4,7 +4,6 @@ Knows: which request an item becomes, how what came of it is graded. Refuses to 
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from slmchat.catalog.records import BASE_TAG
 from slmchat.engine.api import Engine, Pool
@@ -23,53 +22,15 @@ from slmchat.generation.response import response_of
 _MARGIN = 8
 
 
-class Asking(Protocol):
-    """How the items of one task are asked and graded."""
-
-    def prepare(self, pool: Pool) -> None:
-        """What has to be known before the first item. Raises `SlmError`."""
-        ...
-
-    def prompt(self, item: EvalItem) -> Prompt:
-        """The prompt of an item. Raises `SlmError` where the model's template refuses it."""
-        ...
-
-    def room(self, engine: Engine) -> int:
-        """Tokens that may come behind a prompt."""
-        ...
-
-    def request(self, number: int, item: EvalItem) -> Request:
-        """What a pool is asked. Raises `SlmError` as `prompt` does."""
-        ...
-
-    def result(self, item: EvalItem, prompt: Prompt, done: Result) -> ItemResult:
-        """What came of it."""
-        ...
-
-    @property
-    def is_raw(self) -> bool:
-        """Whether the answer has no thought: it goes on with bare text, or is a choice."""
-        ...
-
-
 def is_raw(task: EvalTask, engine: Engine, tags: Sequence[str], *, is_asked: bool) -> bool:
     """Whether the model gets bare text: it was asked for, the task wants it, or the model was never taught to chat."""
     return is_asked or not task.uses_template or BASE_TAG in tags or not engine.info.chat_template
 
 
-def asking_of(task: EvalTask, engine: Engine, sampler: SamplerSettings, thinking: Thinking, *, is_raw: bool) -> Asking:
-    """How this task is put to a model. Raises `SlmError` for a chat template that cannot be read."""
-    is_choice = task.kind is TaskKind.CHOICES
-    lay_out = prompts.bare if is_raw else layout(engine, is_raw=False, closes_thought=is_choice, thinking=thinking)
-    if is_choice:
-        return ChosenAnswers(task, lay_out)
-    return GeneratedAnswers(task, lay_out, engine, sampler, thinking, is_raw=is_raw)
-
-
 class ChosenAnswers:
-    """The most probable of an item's choices. Implements `Asking`."""
+    """The most probable of an item's choices."""
 
-    is_raw = True
+    is_raw = True  # there is no thought before it
 
     def __init__(self, task: EvalTask, lay_out: Layout) -> None:
         self._task = task
@@ -77,16 +38,18 @@ class ChosenAnswers:
         self._prior: tuple[float, ...] | None = None
 
     def prepare(self, pool: Pool) -> None:
-        """What the model prefers without any input, where the task takes that away."""
+        """Before the first item: what the model prefers without any input, where the task takes that away."""
         if self._task.content_free:
             item = self._task.items[0]
             empty = [prompts.prompt_of(self._task, item, self._lay_out, text) for text in self._task.content_free]
             self._prior = content_free_prior(self._choosing(item), pool, empty)
 
     def prompt(self, item: EvalItem) -> Prompt:
+        """Raises `SlmError` where the model's template refuses it."""
         return prompts.prompt_of(self._task, item, self._lay_out)
 
     def room(self, engine: Engine) -> int:
+        """Tokens that may come behind a prompt."""
         longest = max((choice for item in self._task.items for choice in item.choices), key=len)
         return engine.count(Prompt((Part(longest),))) + _MARGIN
 
@@ -115,7 +78,7 @@ class ChosenAnswers:
 
 
 class GeneratedAnswers:
-    """What a model says, graded by the kind of the task. Implements `Asking`."""
+    """What a model says, graded by the kind of the task."""
 
     def __init__(
         self,
@@ -163,6 +126,19 @@ class GeneratedAnswers:
             finish.usage.completion_tokens,
             failed=(*grade.failed, *(("cut off",) if is_cut and not grade.is_right else ())),
         )
+
+
+Asking = ChosenAnswers | GeneratedAnswers
+"""How the items of one task are asked and graded."""
+
+
+def asking_of(task: EvalTask, engine: Engine, sampler: SamplerSettings, thinking: Thinking, *, is_raw: bool) -> Asking:
+    """How this task is put to a model. Raises `SlmError` for a chat template that cannot be read."""
+    is_choice = task.kind is TaskKind.CHOICES
+    lay_out = prompts.bare if is_raw else layout(engine, is_raw=False, closes_thought=is_choice, thinking=thinking)
+    if is_choice:
+        return ChosenAnswers(task, lay_out)
+    return GeneratedAnswers(task, lay_out, engine, sampler, thinking, is_raw=is_raw)
 
 
 def failed_result(item: EvalItem, error: SlmError) -> ItemResult:

@@ -10,12 +10,10 @@ Refuses to know: other models, the files of a run, how an answer is graded.
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import Protocol, TypedDict
 
 from slmchat.catalog.records import Installed
 from slmchat.engine.api import Pool
-from slmchat.engine.cancellable import Cancellable
+from slmchat.engine.cancellable import CancelFlag
 from slmchat.engine.requests import Request
 from slmchat.engine.results import Result
 from slmchat.engine.sampler import SamplerSettings
@@ -42,14 +40,6 @@ _COUNTED = 8
 _CTX_STEP = 256
 
 
-class InterruptionScope(Protocol):
-    """Whether nothing more is to be begun, and how the work that goes on is reached."""
-
-    is_set: bool
-
-    def reaches(self, work: Cancellable) -> AbstractContextManager[None]: ...
-
-
 class ModelRun:
     """One model at work."""
 
@@ -59,7 +49,7 @@ class ModelRun:
         kept: RunRecords,
         progress: EvalProgress,
         budget: TimeBudget,
-        interruption: InterruptionScope,
+        interruption: CancelFlag,
     ) -> None:
         self._installed = installed
         self._key = installed.key
@@ -109,13 +99,14 @@ class ModelRun:
         return self._kept.groups.get((self._key, task.name), [])
 
     def _has_work(self, tasks: Sequence[EvalTask]) -> bool:
-        if self._interruption.is_set:
+        if self._interruption():
             return False
         is_all = all(sum(len(group.items) for group in self._groups(task)) == len(task.items) for task in tasks)
         return not is_all or self._key not in self._kept.speeds
 
     def _told(self, results: Sequence[TaskResult], tasks: Sequence[EvalTask], error: SlmError | None) -> ModelReport:
         speed = self._kept.speeds.get(self._key)
+        joules, n_tokens = _energy_of(results)
         memories = [group.memory for task in tasks for group in self._groups(task)]
         return ModelReport(
             model=self._key,
@@ -126,7 +117,8 @@ class ModelRun:
             prompt_tps=speed.prompt_tps if speed else None,
             generation_tps=speed.generation_tps if speed else None,
             memory=max((each for each in (*memories, self._memory) if each is not None), default=None),
-            **_energy_of(results),
+            energy_j=joules,
+            energy_tokens=n_tokens,
             energy_why_not=self._energy.why_not,
             failure=error,
         )
@@ -136,7 +128,7 @@ class ModelRun:
     def _begin(self, opened: OpenModel) -> None:
         """Wait for the weights, measure the speed. Raises `SlmError`."""
         _ = opened.engine
-        if self._key not in self._kept.speeds and not self._interruption.is_set:
+        if self._key not in self._kept.speeds and not self._interruption():
             opened.reporter.status(f"measuring the speed of {self._label}")
             speed = measure_speed(opened, self._interruption.reaches)
             self._note_memory()
@@ -203,7 +195,7 @@ class ModelRun:
         for number, items in enumerate(self._method.groups(task.items)):
             if number < len(kept) and same_ids(kept[number], [item.id for item in items]):
                 continue
-            if self._interruption.is_set or not self._budget.has_room():
+            if self._interruption() or not self._budget.has_room():
                 break
             start = time.perf_counter()
             if asking is None or pool is None:
@@ -262,18 +254,11 @@ class ModelRun:
         return [made[number] for number in sorted(made)]
 
 
-def _energy_of(results: Sequence[TaskResult]) -> "_Energy":
+def _energy_of(results: Sequence[TaskResult]) -> tuple[float | None, int]:
     """Joules of the tasks whose answers are generated, prompts included, and how many tokens these are."""
     told = [task for task in results if task.energy_j is not None and task.completion_tokens]
     joules = sum(task.energy_j or 0.0 for task in told)
-    return {"energy_j": joules if told else None, "energy_tokens": sum(task.completion_tokens for task in told)}
-
-
-class _Energy(TypedDict):
-    """Two fields of `ModelReport`."""
-
-    energy_j: float | None
-    energy_tokens: int
+    return joules if told else None, sum(task.completion_tokens for task in told)
 
 
 def _result(task: EvalTask, groups: Sequence[GroupRecord], partial: Sequence[ItemResult]) -> TaskResult:

@@ -10,7 +10,7 @@ from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.engine.api import TextLogits
 from slmchat.engine.cancellable import CancelScope
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 from slmchat.evaluation import task_catalog
 from slmchat.evaluation.agreement import WINDOW, measure_agreement
 from slmchat.evaluation.records import Agreement, ModelReport
@@ -35,10 +35,9 @@ def quantizations_of(found: Sequence[Installed], settings: Settings) -> list[Ins
         installed = (record for record in Library(settings.paths).all() if record.answers)
         models |= {record.key: record for record in installed if record.name == only.name}
     if len(models) < 2:
-        raise SlmError(
+        raise usage_error(
             f"there is one quantization of {next(iter(models))}, and nothing to compare it with.",
-            hint="slm pull NAME@QUANT fetches another one; or name two files",
-            exit_code=ExitCode.USAGE,
+            "slm pull NAME@QUANT fetches another one; or name two files",
         )
     return sorted(models.values(), key=lambda model: model.size, reverse=True)
 

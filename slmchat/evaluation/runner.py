@@ -5,12 +5,11 @@ token by token. Refuses to know: how one model is measured (model_run.py), how t
 terminals, files of tasks, how an answer is graded.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import field, replace
 
 from slmchat.catalog.records import Installed
-from slmchat.engine.cancellable import Cancellable, CancelScope
+from slmchat.engine.cancellable import CancelFlag, CancelScope
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import quantizations
 from slmchat.evaluation.model_run import ModelRun
@@ -21,30 +20,6 @@ from slmchat.lazy_dataclasses import dataclass
 from slmchat.options import GenerationOptions
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
-
-
-class Interruption:
-    """What Ctrl-C reaches: the work that goes on, and that nothing more is begun. Implements `Cancellable`."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-        self._work: Cancellable | None = None
-
-    def cancel(self) -> None:
-        self.is_set = True
-        if self._work is not None:
-            self._work.cancel()
-
-    @contextmanager
-    def reaches(self, work: Cancellable) -> Iterator[None]:
-        """While this lasts, a cancel ends this work, which has begun. A `CancelScope`."""
-        self._work = work
-        try:
-            if self.is_set:  # in the moment before it began
-                work.cancel()
-            yield
-        finally:
-            self._work = None
 
 
 @dataclass(slots=True)
@@ -60,7 +35,7 @@ class Evaluation:
     reporter: Reporter
     kept: RunRecords
     minutes: float | None = None
-    interruption: Interruption = field(default_factory=Interruption)
+    interruption: CancelFlag = field(default_factory=CancelFlag)
 
     def run(self, models: Sequence[Installed], cancellable: CancelScope) -> list[ModelReport]:
         """A report for each model, of what was measured until the end or until it was cancelled.
@@ -85,7 +60,7 @@ class Evaluation:
         kept = self.kept.agreements
         for first, *others in quantizations.groups_of([model for model in models if model.key not in failed]):
             missing = [model for model in others if model.key not in kept or kept[model.key].reference != first.key]
-            if missing and self.minutes is None and not self.interruption.is_set:
+            if missing and self.minutes is None and not self.interruption():
                 self._compare([first, *missing])
         return [replace(report, agreement=kept.get(report.model)) for report in reports]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.evaluation import public_data, task_files
 from slmchat.evaluation.records import EvalTask
 from slmchat.evaluation.task_table import TaskTable
@@ -64,8 +64,7 @@ def checked(target: str) -> str:
         return target
     near = difflib.get_close_matches(target[:80].lower(), known, 2)
     shown = "".join(each if each.isprintable() else "?" for each in target[:80])
-    raise SlmError(
+    raise usage_error(
         f"there is no task '{shown}'.",
-        hint=f"did you mean {' or '.join(near)}?" if near else "slm eval --list shows them; a file ends in .toml",
-        exit_code=ExitCode.USAGE,
+        f"did you mean {' or '.join(near)}?" if near else "slm eval --list shows them; a file ends in .toml",
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.evaluation import answer_checks
 from slmchat.evaluation.records import EvalItem, ExpectedCall, LeftOut, TaskKind
 from slmchat.evaluation.task_table import COUNT, TaskTable, is_count, is_texts
@@ -52,14 +52,12 @@ class TaskRows:
                 if item.id in lines:
                     raise Unusable(f"the id '{item.id}' stands in line {lines[item.id]} already")
             except Unusable as wrong:
-                raise SlmError(
-                    f"{file}, line {number}: {wrong}.", hint="docs/eval.md has the fields", exit_code=ExitCode.USAGE
-                ) from wrong
+                raise usage_error(f"{file}, line {number}: {wrong}.", "docs/eval.md has the fields") from wrong
             lines[item.id] = number
             made.append(item)
         if not 0 < len(made) <= _MOST_ITEMS:
             what = f"has more than {_MOST_ITEMS:,} items" if made else "has no items"
-            raise SlmError(f"{file} {what}.", exit_code=ExitCode.USAGE)
+            raise usage_error(f"{file} {what}.")
         return tuple(made)
 
     def usable_items(self, rows: Iterable[NumberedRow], file: Path) -> tuple[tuple[EvalItem, ...], LeftOut]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from slmchat import text_files, toml_files
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 from slmchat.evaluation import public_data
 from slmchat.evaluation.records import Normalization, TaskKind
 from slmchat.generation.tools import NAME as TOOL_NAME
@@ -112,10 +112,9 @@ class TaskTable:
         """Raises `SlmError` (USAGE)."""
         self.file = file
         if not os.path.isfile(file):
-            raise SlmError(
+            raise usage_error(
                 f"there is no task file {file}.",
-                hint="slm eval --list shows the tasks that come with slm; docs/eval.md how to write one",
-                exit_code=ExitCode.USAGE,
+                "slm eval --list shows the tasks that come with slm; docs/eval.md how to write one",
             )
         self.values = toml_files.read(file)
         for key, value in self.values.items():
@@ -148,7 +147,7 @@ class TaskTable:
         numbers = [number for number, line in enumerate(lines, 1) if begin.match(line)]
         where = f"{self.file}, line {numbers[min(place, len(numbers) - 1)]}" if numbers else str(self.file)
         shown = key if key.isprintable() else ascii(key)
-        raise SlmError(f"{where}: '{shown}' {reason}.", hint="docs/eval.md has the keys", exit_code=ExitCode.USAGE)
+        raise usage_error(f"{where}: '{shown}' {reason}.", "docs/eval.md has the keys")
 
     def _tool(self, told: object, place: int) -> Tool:
         if not isinstance(told, dict) or not TOOL_NAME.fullmatch(str(told.get("name", ""))):

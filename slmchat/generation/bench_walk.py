@@ -12,7 +12,7 @@ from slmchat.engine.api import Engine, Session
 from slmchat.engine.requests import Limits, Part, Prompt
 from slmchat.engine.results import Finish, FinishReason
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.lazy_dataclasses import dataclass
 
 PROMPT_TOKENS = 256  # a message with a pasted paragraph; llama.cpp's own programs evaluate up to 512 at once
@@ -90,10 +90,9 @@ def plan(n_ctx: int, asked: Sequence[int]) -> Steps:
     n_generation = max(2, min(GENERATION_TOKENS, n_ctx // 4))
     room = n_ctx - n_prompt - n_generation
     if too_deep := [depth for depth in asked if depth > room]:
-        raise SlmError(
+        raise usage_error(
             f"--depth {max(too_deep)} does not fit: a context window of {n_ctx:,} tokens has room for {room:,}.",
-            hint=f"a larger window: --ctx {max(too_deep) + n_prompt + n_generation}",
-            exit_code=ExitCode.USAGE,
+            f"a larger window: --ctx {max(too_deep) + n_prompt + n_generation}",
         )
     usual = (0, *(512 * 4**power for power in range(8)))
     return Steps(tuple(sorted(set(asked)) or [depth for depth in usual if depth <= room]), n_prompt, n_generation)

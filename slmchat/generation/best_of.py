@@ -14,7 +14,7 @@ from slmchat.conversation.thinking import ThinkingSplitter
 from slmchat.engine.requests import Limits, Prompt, Request
 from slmchat.engine.results import Result, TokenLogprob
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 from slmchat.generation.attempts import Attempts, TryAgain
 from slmchat.generation.ballot import AnswerCandidate, Vote, elected, mean_logprob
 from slmchat.generation.prompt import begins_thought
@@ -46,24 +46,19 @@ def best_of(
     """What `--best-of N` and `--vote` ask for. `vote` None: an answer in a given format by what it says, free
     text by its probability. `is_remote`: an endpoint is asked for probabilities only where they decide, as some refuse.
 
-    Raises `SlmError` (USAGE): an unknown vote, or one that does not suit; a sampler that gives the same each time.
+    Raises `SlmError` (USAGE): a vote that does not suit; a sampler that gives the same each time.
     """
     if n == 1:
         return ONE
-    if vote is not None and vote not in [known.value for known in Vote]:
-        raise SlmError(f"--vote cannot be '{vote}'.", hint="value, number, text or logprob", exit_code=ExitCode.USAGE)
     if vote == Vote.VALUE and response_format is None:
-        raise SlmError(
+        raise usage_error(
             "--vote value compares answers in a given format.",
-            hint="with --fields, --schema, --regex or --grammar; or --vote text; for numbers: --vote number",
-            exit_code=ExitCode.USAGE,
+            "with --fields, --schema, --regex or --grammar; or --vote text; for numbers: --vote number",
         )
     if sampler.temperature <= 0 or sampler.top_k == 1:
         why = "at temperature 0" if sampler.temperature <= 0 else "with --top-k 1"
-        raise SlmError(
-            f"{why} all {n} answers would be the same.",
-            hint="--temp 0.8 with --best-of; or one answer, without it",
-            exit_code=ExitCode.USAGE,
+        raise usage_error(
+            f"{why} all {n} answers would be the same.", "--temp 0.8 with --best-of; or one answer, without it"
         )
     chosen = Vote(vote) if vote is not None else Vote.LOGPROB if response_format is None else Vote.VALUE
     return BestOf(n, chosen, has_logprobs=chosen is Vote.LOGPROB or not is_remote)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 from slmchat.generation.call_notation import PYTHON_TAG, CallNotation, Pairs
 from slmchat.schemas import gbnf_writer, json_schema
 from slmchat.schemas.grammar import (
@@ -96,7 +96,7 @@ def gbnf(
             arguments = _Arguments(json.loads(parameters), notation, f"f{number}-", rules, shared).node()
             options.append(chain(Text(name), arguments))
     except SlmError as error:
-        raise SlmError(f"parameters of a function cannot be used: {error.message}", exit_code=ExitCode.USAGE) from error
+        raise usage_error(f"parameters of a function cannot be used: {error.message}") from error
     rules["call"] = choice(options)
     most = 1 if notation.between is None else most
     more = Repeat(chain(Text(notation.between or ""), Rule("call")), 0, None if most is None else most - 1)

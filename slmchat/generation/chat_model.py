@@ -8,7 +8,7 @@ Refuses to know: how a question becomes an answer, and what happens when the win
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from slmchat.conversation.layouts import Layout, layout_of, raw_prompt
+from slmchat.conversation.layouts import Layout, layout_of
 from slmchat.conversation.messages import Conversation, Message, Role, alternating
 from slmchat.conversation.pictures import Picture
 from slmchat.engine.api import Session
@@ -239,7 +239,7 @@ class ChatModel:
     def count_text(self, text: str) -> int:
         """Tokens of a text by itself; `AtLeast` so many where no window holds it."""
         n_ctx = self.ready().n_ctx
-        return self.opened.engine.count(raw_prompt([Message(Role.USER, text)]), n_ctx or None)
+        return self.opened.count_text(text, n_ctx or None)
 
     def cost_of(self, picture: Picture) -> int:
         """Tokens that a picture takes. Raises `SlmError` when this model cannot be shown it."""

@@ -20,7 +20,7 @@ from slmchat.engine.cancellable import Cancellable
 from slmchat.engine.requests import Limits, Prompt
 from slmchat.engine.results import Event, Finish, FinishReason
 from slmchat.engine.thinking import Thinking, ThinkingMode
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation.chat_model import ChatModel
 from slmchat.generation.prompt import begins_thought
 from slmchat.generation.response import Response, StreamHandler, consume_stream
@@ -158,9 +158,9 @@ class ChatSession(ChatModel):
         self.ready()
         node = self.conversation.current
         if node is None or node.message.role is not Role.ASSISTANT:
-            raise SlmError("there is no answer to continue.", exit_code=ExitCode.USAGE)
+            raise usage_error("there is no answer to continue.")
         if not node.message.text:
-            raise SlmError("the answer was cut before it began.", hint="/retry asks again", exit_code=ExitCode.USAGE)
+            raise usage_error("the answer was cut before it began.", "/retry asks again")
         if not self._make_room(goes_on=True):
             return None
         prompt = self.prompt(self.messages(), goes_on=True)
@@ -254,7 +254,7 @@ class ChatSession(ChatModel):
         visible, messages = self.conversation.visible(), self.messages()
         questions = [place for place, node in enumerate(visible) if node.message.role is Role.USER]
         if len(questions) < 2:
-            raise SlmError("there is nothing to summarise before the last exchange.", exit_code=ExitCode.USAGE)
+            raise usage_error("there is nothing to summarise before the last exchange.")
         place, head = questions[-1], len(messages) - len(visible)
         summary = self._summary(messages[: head + place], head)
         if self._delegate.on_summary(summary) != "keep":

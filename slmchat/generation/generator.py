@@ -15,12 +15,12 @@ from slmchat.conversation import window
 from slmchat.conversation.layouts import layout_of
 from slmchat.conversation.template import ChatTemplate
 from slmchat.engine.api import Engine, ModelInfo, Pool, Session
-from slmchat.engine.cancellable import Cancellable, CancelScope
+from slmchat.engine.cancellable import CancelFlag, Cancellable, CancelScope
 from slmchat.engine.requests import Limits, Prompt, Request
 from slmchat.engine.results import Finish
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import UNASKED, Thinking
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation import classify, params, structured
 from slmchat.generation.attempts import generate_valid
 from slmchat.generation.call_notation import CallNotation, notation_of
@@ -107,18 +107,6 @@ class PreparedPrompt:
         )
 
 
-class _TwoRuns:
-    """A pool that is run twice for one prompt, and whether it was cancelled in any of the two or between them."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self.is_cancelled = False
-
-    def cancel(self) -> None:
-        self.is_cancelled = True
-        self._pool.cancel()
-
-
 class Generator:
     """A loaded model and one context window of it."""
 
@@ -149,7 +137,7 @@ class Generator:
         answer that goes on."""
         if request.answer and (is_raw or response_format is not None):
             what = "a raw prompt" if is_raw else "an answer in a given format"
-            raise SlmError(f"{what} cannot go on with an answer that was cut.", exit_code=ExitCode.USAGE)
+            raise usage_error(f"{what} cannot go on with an answer that was cut.")
         for note in response_format.notes if response_format is not self._told_of and response_format else ():
             self.opened.reporter.note(note)
         self._told_of = response_format
@@ -332,9 +320,9 @@ class Generator:
         """
         scorer = self._scorer
         assert scorer is not None
-        asked = _TwoRuns(scorer)
+        is_cancelled = CancelFlag(scorer)
         found: dict[int, tuple[Classification, Finish]] = {}
-        with cancellable(asked):
+        with cancellable(is_cancelled):
             tasks = [each.task for each in prepared if each.task is not None]
             priors = []
             for each, task in zip(prepared, tasks, strict=True):
@@ -348,7 +336,7 @@ class Generator:
                     for number, (each, task) in enumerate(zip(prepared, tasks, strict=True))
                 )
             )
-            if asked.is_cancelled:  # between the two runs: the second one does not know
+            if is_cancelled():  # between the two runs: the second one does not know
                 return None
             for done in runs:
                 if done.error is not None:

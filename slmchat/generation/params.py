@@ -4,21 +4,24 @@ Knows: the order in which defaults, the model's own advice, the config, a person
 Refuses to know: models and prompts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from slmchat.conversation import thinking
 from slmchat.conversation.messages import Message, Role
 from slmchat.engine.requests import Limits
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import Thinking, ThinkingMode
-from slmchat.errors import ExitCode, SlmError
 from slmchat.options import GenerationOptions
 from slmchat.personas import Persona
 from slmchat.personas import find as find_persona
 from slmchat.personas import load as load_personas
-from slmchat.settings import THINK, Settings
+from slmchat.settings import Settings
+
+if TYPE_CHECKING:
+    from slmchat.catalog.records import Installed
+    from slmchat.models.backend import BackendModel
 
 
 def personas(settings: Settings) -> dict[str, Persona]:
@@ -58,20 +61,11 @@ def example_messages(persona: Persona | None) -> list[Message]:
     ]
 
 
-class Recommended(Protocol):
-    """A model with the sampler settings that its makers recommend."""
-
-    @property
-    def sampler(self) -> Mapping[str, float]: ...
-
-    @property
-    def sampler_thinking(self) -> Mapping[str, float]:
-        """Those for an answer that begins with a thought, where they differ."""
-        ...
-
-
 def sampler_settings(
-    model: Recommended, settings: Settings, options: GenerationOptions, thinks: Callable[[], bool] = lambda: False
+    model: "BackendModel | Installed",
+    settings: Settings,
+    options: GenerationOptions,
+    thinks: Callable[[], bool] = lambda: False,
 ) -> SamplerSettings:
     """The sampler: slm's defaults < the model's recommended ones < the config's < the persona's < the flags.
 
@@ -111,23 +105,9 @@ def with_thinking(limits: Limits, asked: Thinking, architecture: str, *, is_raw:
 
 
 def thinking_of(options: GenerationOptions, settings: Settings) -> Thinking:
-    """What is asked of thinking: the config's < the options'. A budget of 0 is no thought.
-
-    Raises `SlmError` (USAGE).
-    """
-    if options.think not in (None, *THINK):
-        raise SlmError(f"--think cannot be '{options.think}'.", hint="on, off or auto", exit_code=ExitCode.USAGE)
+    """What is asked of thinking: the config's < the options'. A budget of 0 is no thought."""
     mode = ThinkingMode(options.think or settings.think or "auto")
     budget = settings.think_budget if options.think_budget is None else options.think_budget
     if budget == 0 and (options.think is None or options.think_budget == 0):
         mode = ThinkingMode.OFF
     return Thinking(mode, budget if mode is not ThinkingMode.OFF else 0)
-
-
-def overflow_choice(options: GenerationOptions) -> str:
-    """What to do with a prompt that does not fit: "fail" or "trim"."""
-    if options.on_overflow not in (None, "fail", "trim"):
-        raise SlmError(
-            f"--on-overflow cannot be '{options.on_overflow}'.", hint="fail or trim", exit_code=ExitCode.USAGE
-        )
-    return options.on_overflow or "fail"

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import replace
-from typing import Protocol
 
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose, trim
@@ -19,7 +18,7 @@ from slmchat.conversation.thinking import opens_thinking
 from slmchat.engine.api import Engine
 from slmchat.engine.requests import Prompt
 from slmchat.engine.thinking import UNASKED, Thinking, ThinkingMode
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation import structured
 from slmchat.generation.prompt_template import PromptFile
 from slmchat.reporting import Reporter
@@ -56,12 +55,11 @@ class PromptRequest:
         self.pictures = tuple(shown)
         self.answer = answer
         if not self._composed(attachments).strip():
-            raise SlmError(
+            raise usage_error(
                 "the prompt is empty.",
-                hint='slm run -f PICTURE "What does it show?"'
+                'slm run -f PICTURE "What does it show?"'
                 if shown
                 else 'slm run "Why is the sky blue?", or pipe text into it',
-                exit_code=ExitCode.USAGE,
             )
 
     def with_system(self, text: str) -> "PromptRequest":
@@ -148,19 +146,11 @@ class PromptRequest:
         return self.prompt(lay_out, kept)
 
 
-class Instruction(Protocol):
-    """What the model is told of the completion that is wanted."""
-
-    def with_instruction(self, messages: Sequence[Message]) -> list[Message]:
-        """The messages with it."""
-        ...
-
-
 def layout(
     engine: Engine,
     *,
     is_raw: bool,
-    instruction: Instruction | None = None,
+    instruction: structured.ResponseFormat | None = None,
     closes_thought: bool = False,
     goes_on: bool = False,
     thinking: Thinking = UNASKED,

@@ -11,7 +11,7 @@ from typing import Any
 
 from slmchat.conversation.attachments import Attachment, fenced_before, joined
 from slmchat.conversation.prompt_template import NoValue, PromptTemplate
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 from slmchat.options import TemplateOptions
 
 # What is piped in or named with -f, and the input of a row.
@@ -78,10 +78,9 @@ class PromptFile:
         except NoValue as missing:
             if missing.name != INPUT:
                 raise
-            raise SlmError(
+            raise usage_error(
                 f"{self._template.file} uses {{{{ {INPUT} }}}}, and there is no input.",
-                hint="pipe text in, or name a file with -f",
-                exit_code=ExitCode.USAGE,
+                "pipe text in, or name a file with -f",
             ) from missing
 
 
@@ -92,22 +91,20 @@ def prompt_file(options: TemplateOptions, words: Sequence[str], read: Callable[[
     """
     if options.template_file is None:
         if options.variables:
-            raise SlmError("--var needs a template to go into: --template-file FILE.", exit_code=ExitCode.USAGE)
+            raise usage_error("--var needs a template to go into: --template-file FILE.")
         return None
     if words:
-        raise SlmError(
+        raise usage_error(
             "--template-file FILE is the prompt, and there is another one.",
-            hint="put it into the file, or give it as a value: --var NAME=VALUE",
-            exit_code=ExitCode.USAGE,
+            "put it into the file, or give it as a value: --var NAME=VALUE",
         )
     values = _values(options.variables, read)
     template = PromptTemplate(read(options.template_file), Path(options.template_file).name)
     unused = sorted(set(values) - template.names)
     if unused:
-        raise SlmError(
+        raise usage_error(
             f"{template.file} does not use {' and '.join(unused)}.",
-            hint=f"it uses: {', '.join(sorted(template.names)) or 'no variables'}",
-            exit_code=ExitCode.USAGE,
+            f"it uses: {', '.join(sorted(template.names)) or 'no variables'}",
         )
     return PromptFile(template, values)
 
@@ -117,15 +114,11 @@ def _values(given: Sequence[str], read: Callable[[str], str]) -> dict[str, str]:
     for entry in given:
         name, equals, value = entry.partition("=")
         if not equals or not name.isidentifier():
-            raise SlmError(
-                f"--var cannot be '{entry}'.", hint="--var NAME=VALUE, or NAME=@FILE", exit_code=ExitCode.USAGE
-            )
+            raise usage_error(f"--var cannot be '{entry}'.", "--var NAME=VALUE, or NAME=@FILE")
         if name in values:
-            raise SlmError(f"--var {name} is given twice.", exit_code=ExitCode.USAGE)
+            raise usage_error(f"--var {name} is given twice.")
         if name == INPUT:
-            raise SlmError(
-                f"--var cannot set {INPUT}: that is what is piped in or named with -f.", exit_code=ExitCode.USAGE
-            )
+            raise usage_error(f"--var cannot set {INPUT}: that is what is piped in or named with -f.")
         is_file = value.startswith("@") and not value.startswith("@@")
         values[name] = read(value[1:]).removesuffix("\n") if is_file else value.removeprefix("@")
     return values

@@ -14,7 +14,7 @@ from slmchat.conversation.thinking import closing_of
 from slmchat.engine.requests import Constraint, ConstraintKind, Limits, Part, Prompt
 from slmchat.engine.results import FinishReason
 from slmchat.engine.thinking import Thinking
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation.told import told
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.schemas import strict_json
@@ -143,7 +143,7 @@ def only_one(asked: Mapping[str, Any]) -> tuple[str, Any] | None:
     given = [(name, value) for name, value in asked.items() if value is not None and value is not False]
     if len(given) > 1:
         names = " and ".join(name for name, _ in given)
-        raise SlmError(f"{names} cannot be combined: an answer has one format.", exit_code=ExitCode.USAGE)
+        raise usage_error(f"{names} cannot be combined: an answer has one format.")
     return given[0] if given else None
 
 
@@ -200,17 +200,16 @@ def parsed(text: str) -> Any:
     try:
         return strict_json.loads(text)
     except json.JSONDecodeError as error:
-        raise SlmError(
+        raise usage_error(
             f"the schema is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}.",
-            hint="--schema takes a file, - for standard input, or the schema itself",
-            exit_code=ExitCode.USAGE,
+            "--schema takes a file, - for standard input, or the schema itself",
         ) from error
     except strict_json.NotStrict as error:
-        raise SlmError(f"the schema cannot be used: {error.reason}.", exit_code=ExitCode.USAGE) from error
+        raise usage_error(f"the schema cannot be used: {error.reason}.") from error
     except RecursionError as error:
-        raise SlmError("the schema is nested too deep.", exit_code=ExitCode.USAGE) from error
+        raise usage_error("the schema is nested too deep.") from error
     except ValueError as error:  # Python reads whole numbers of 4,300 digits
-        raise SlmError("the schema has a number of too many digits.", exit_code=ExitCode.USAGE) from error
+        raise usage_error("the schema has a number of too many digits.") from error
 
 
 def _unsatisfied(problem: str, hint: str | None = None) -> SlmError:

@@ -21,7 +21,7 @@ from slmchat.hardware import memory
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import engine_trial, load_plan, tuning
 from slmchat.models.load_plan import LoadPlan
-from slmchat.models.session_settings import gpu_layers, kv_type_of, threads_of
+from slmchat.models.session_settings import gpu_layers, threads_of
 from slmchat.options import GenerationOptions
 from slmchat.settings import Settings
 
@@ -124,7 +124,7 @@ def start_loading(
 ) -> Loading:
     """Begin to load an installed model, if it fits beside those; with `--force` in any case. `embeds`: it is to make
     vectors."""
-    gpu_layers(options, settings), kv_type_of(options, settings)  # what is wrong with them is said at once
+    gpu_layers(options, settings)  # what is wrong with it is said at once
     notices: list[str] = []
     guard = CrashGuard(installed.path, None if settings.is_private else settings.paths.data)
     check = _check_embeds if embeds else _check_generates
@@ -228,7 +228,7 @@ def _planned(
         settings,
         model=installed.path,
         n_ctx=options.ctx or settings.n_ctx,
-        kv_type=kv_type_of(options, settings) or tuning.of(installed.path, settings).kv_type,
+        kv_type=options.kv_type or settings.kv_type or tuning.of(installed.path, settings).kv_type,
         gpu_layers=gpu_layers(options, settings),
         device=options.device or settings.device,
         beside=load_plan.needed_beside(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from slmchat.catalog.records import Installed
 from slmchat.conversation.pictures import Picture
 from slmchat.engine.api import Engine, Pool, Session, StreamPool, TextLogits
-from slmchat.engine.requests import Adapter, Prompt, SessionSettings
+from slmchat.engine.requests import Adapter, Part, Prompt, SessionSettings
 from slmchat.engine.sequential_pool import OneByOne
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import DEFAULT_LARGEST_CTX
@@ -143,6 +143,10 @@ class OpenModel:
     def count(self, prompt: Prompt, most: int | None = None) -> int:
         """Tokens of a prompt, as `Engine.count`. Raises `SlmError` for a picture that cannot be taken in."""
         return self.engine.count(prompt, most)
+
+    def count_text(self, text: str, most: int | None = None) -> int:
+        """Tokens of a text by itself, without a chat template. `most`: as `Engine.count` has it."""
+        return self.engine.count(Prompt((Part(text),)), most)
 
     def cost(self, picture: Picture) -> int:
         """Tokens that a picture takes. Raises `SlmError` when it cannot be taken in."""

@@ -17,7 +17,7 @@ from slmchat.catalog.model_specs import License
 from slmchat.catalog.records import Installed, InstalledFile, with_quantization
 from slmchat.catalog.registry import Adapted, Reference, Registry
 from slmchat.catalog.sources import FetchPlan, Source, Unreachable
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.models import adapters, pull_projector
 from slmchat.models.info import of_license, of_projector, template_fault
 from slmchat.models.pull_plan import (
@@ -94,10 +94,8 @@ def _next(installed: Installed) -> str:
 def _pull_adapted(reference: Reference, adapted: Adapted, pulling: Pulling) -> dict[str, Any]:
     """A base and its adapters: what is missing is fetched, then they are put together. Raises `SlmError`."""
     if pulling.options.quantization:
-        raise SlmError(
-            f"{reference.name} names its base itself, so --quant cannot pick another.",
-            hint=f"slm pull {reference.name}",
-            exit_code=ExitCode.USAGE,
+        raise usage_error(
+            f"{reference.name} names its base itself, so --quant cannot pick another.", f"slm pull {reference.name}"
         )
     finder = adapters.finder(pulling.settings, pulling.library)
     finder.check_base(reference.name, adapted)
@@ -138,10 +136,9 @@ def _agree(license: License, name: str, pulling: Pulling) -> None:
     if pulling.options.accept_license or reporter.ask(f"Do you accept the {license.title}?"):
         library.accept_license(license)
         return
-    raise SlmError(
+    raise usage_error(
         f"{name} is only for those who accept the {license.title} ({license.link}).",
-        hint=f"if you do: slm pull {name} --accept-license",
-        exit_code=ExitCode.USAGE,
+        f"if you do: slm pull {name} --accept-license",
     )
 
 

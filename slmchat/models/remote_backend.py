@@ -1,7 +1,7 @@
 """A model of an endpoint: the one way to it left open, what is asked there, how it is named in a conversation.
 
-Knows: what is closed before an endpoint is asked, which options are its own affair. The classes implement `Backend` and
-`BackendModel` (backend.py).
+Knows: what is closed before an endpoint is asked, which options are its own affair. The classes can be asked what those
+for this device can be asked (backend.py), and say there what a method does.
 Refuses to know: HTTP and what is sent (engine/remote), what is said to the model.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from slmchat.catalog import adapter_names
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import sandbox
 from slmchat.options import GenerationOptions
@@ -92,9 +92,7 @@ def refuse_local_options(options: GenerationOptions) -> None:
     }
     for flag, value in given.items():
         if value is not None:
-            raise SlmError(
-                f"{flag} cannot be given together with --endpoint: the endpoint decides that.", exit_code=ExitCode.USAGE
-            )
+            raise usage_error(f"{flag} cannot be given together with --endpoint: the endpoint decides that.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +123,7 @@ class RemoteBackend:
 
 
 class RemoteModel:
-    """A model of an endpoint. Implements `BackendModel`. Its name is known at the latest when it is loaded."""
+    """A model of an endpoint. Its name is known at the latest when it is loaded."""
 
     def __init__(self, place: RemoteBackend, name: str | None, reporter: Reporter) -> None:
         self._place = place

@@ -9,7 +9,7 @@ from pathlib import Path
 from slmchat.catalog.gguf import read_headers
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.requests import BATCH_TOKENS, SessionSettings
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.fit.memory import DEFAULT_KV_TYPE
 from slmchat.models import tuning
 from slmchat.models.resolve import find
@@ -17,7 +17,7 @@ from slmchat.option_fields import number_or_auto
 from slmchat.options import GenerationOptions
 from slmchat.ranges import GPU_LAYERS
 from slmchat.reporting import Reporter
-from slmchat.settings import KV_TYPES, SPECULATION, Settings
+from slmchat.settings import Settings
 
 
 def kv_store(settings: Settings) -> KvStore | None:
@@ -34,13 +34,6 @@ def session_settings(
 
     `model`: the file whose measurements count.
     """
-    speculation = options.speculation or settings.speculation
-    if speculation not in SPECULATION:
-        raise SlmError(
-            f"--speculation cannot be '{speculation}'.",
-            hint=f"one of {', '.join(SPECULATION)}",
-            exit_code=ExitCode.USAGE,
-        )
     tuned = tuning.of(model, settings) if model is not None else tuning.UNTUNED
     chosen = options.threads or settings.threads
     usual = chosen or threads_of(options, settings)
@@ -48,11 +41,11 @@ def session_settings(
         n_ctx=n_ctx,
         threads=chosen or tuned.threads or usual,
         threads_batch=chosen or tuned.threads_batch or usual,
-        kv_type=kv_type_of(options, settings) or tuned.kv_type or DEFAULT_KV_TYPE,
+        kv_type=options.kv_type or settings.kv_type or tuned.kv_type or DEFAULT_KV_TYPE,
         flash_attention=tuned.flash_attention,
         batch_tokens=tuned.batch_tokens or BATCH_TOKENS,
         adapts_threads=not (options.threads or settings.threads),
-        speculation=speculation,
+        speculation=options.speculation or settings.speculation,
     )
 
 
@@ -61,16 +54,6 @@ def threads_of(options: GenerationOptions, settings: Settings) -> int:
     from slmchat.engine import threads
 
     return options.threads or settings.threads or threads.of_this_device()
-
-
-def kv_type_of(options: GenerationOptions, settings: Settings) -> str | None:
-    """What was asked for; None: nothing."""
-    kv_type = options.kv_type or settings.kv_type
-    if kv_type is not None and kv_type not in KV_TYPES:
-        raise SlmError(
-            f"--kv-type cannot be '{kv_type}'.", hint=f"one of {', '.join(KV_TYPES)}", exit_code=ExitCode.USAGE
-        )
-    return kv_type
 
 
 # What `--draft` takes besides a name: the pair that the catalog states.
@@ -86,9 +69,7 @@ def draft_model(options: GenerationOptions, settings: Settings, pair: str | None
     if options.draft is None:
         return None
     if options.speculation == "off":
-        raise SlmError(
-            "--draft and --speculation off contradict each other.", hint="leave one out", exit_code=ExitCode.USAGE
-        )
+        raise usage_error("--draft and --speculation off contradict each other.", "leave one out")
     if options.draft == DRAFT_AUTO and pair is None:
         reporter.note("(the catalog states no model that drafts for this one)")
         return None

@@ -13,7 +13,7 @@ from slmchat.catalog.records import Installed
 from slmchat.conversation.pictures import Picture
 from slmchat.engine.api import Engine
 from slmchat.engine.requests import Part, Prompt
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.settings import Settings
 from slmchat.user_paths import user_path
 
@@ -37,9 +37,7 @@ def check_vision(installed: Installed, settings: Settings) -> None:
             exit_code=ExitCode.NO_MODEL,
         )
     if projector is None:
-        raise SlmError(
-            f"{installed.key} does not see pictures.", hint=_what_sees(installed, settings), exit_code=ExitCode.USAGE
-        )
+        raise usage_error(f"{installed.key} does not see pictures.", _what_sees(installed, settings))
 
 
 def _what_sees(installed: Installed, settings: Settings) -> str:

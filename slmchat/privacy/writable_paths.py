@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 from slmchat.lazy_patterns import lazy_pattern
 from slmchat.user_paths import home_directory, user_path
 
@@ -162,10 +162,9 @@ def check_file(file: Path, named_by: str) -> None:
         started = _started(place.relative_to(home))
         around = started and f"what starts with your shell, session or tools (~/{started})"
     if around is not None:
-        raise SlmError(
+        raise usage_error(
             f"{named_by}: {place} is among {around}, and would run without being asked; slm does not write there.",
-            hint=f"{named_by} elsewhere; read it, then move it yourself",
-            exit_code=ExitCode.USAGE,
+            f"{named_by} elsewhere; read it, then move it yourself",
         )
 
 
@@ -182,7 +181,7 @@ def _is_at(name: str, place: str) -> bool:
 
 
 def _unfit(named_by: str, why: str, hint: str = "a directory of its own: mkdir exports") -> SlmError:
-    return SlmError(f"{named_by}: {why}.", hint=hint, exit_code=ExitCode.USAGE)
+    return usage_error(f"{named_by}: {why}.", hint)
 
 
 def _home() -> Path | None:

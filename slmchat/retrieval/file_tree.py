@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.user_paths import user_path
 
@@ -44,7 +44,7 @@ def resolved(paths: Sequence[Path]) -> tuple[Path, ...]:
             found.append(user_path(path).resolve(strict=True))
         except (OSError, RuntimeError, ValueError) as error:  # also: no such user, links in a circle, a null character
             why = getattr(error, "strerror", None) or str(error)
-            raise SlmError(f"{path} cannot be read: {why}.", exit_code=ExitCode.USAGE) from error
+            raise usage_error(f"{path} cannot be read: {why}.") from error
     return tuple(one for one in dict.fromkeys(found) if not any(other in one.parents for other in found))
 
 

@@ -14,8 +14,8 @@ from dataclasses import field
 from pathlib import Path
 from time import monotonic, time_ns
 
-from slmchat.database import Database, MemoryDatabase, has_fts5
-from slmchat.errors import ExitCode, SlmError
+from slmchat.database import Database, MemoryDatabase
+from slmchat.errors import usage_error
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.reporting import Reporter
 from slmchat.retrieval import words
@@ -146,11 +146,10 @@ class DocumentIndex:
         None: all that are missing. Raises `SlmError` (USAGE) for a path that does not exist; a
         file that cannot be read is skipped and counted. When it is cancelled, what was read until then stays.
         """
-        if not has_fts5():
-            raise SlmError(
+        if not self._database.has_fts5():
+            raise usage_error(
                 "this Python's SQLite has no full-text index (FTS5), and documents need one.",
-                hint="another build of Python has it; most do",
-                exit_code=ExitCode.USAGE,
+                "another build of Python has it; most do",
             )
         report = IndexReport(resolved(paths))
         reader = DocumentReader(is_cancelled)

@@ -10,8 +10,8 @@ from typing import Protocol
 
 from slmchat.engine.cancellable import Cancellable, CancelScope
 from slmchat.engine.results import Prefill
-from slmchat.errors import SlmError
-from slmchat.generation.response import NullHandler, Response, StreamHandler
+from slmchat.generation.generator import OneAttempt
+from slmchat.generation.response import NullHandler, StreamHandler
 from slmchat.retrieval.citations import CitationFilter
 from slmchat.retrieval.quotations import Quotation
 
@@ -54,10 +54,8 @@ class SilentDelegate:
         return self._scope(session)
 
 
-class AnswerStep:
+class AnswerStep(OneAttempt):
     """One generation of a question. Implements `GenerationDelegate`."""
-
-    may_retry = False
 
     def __init__(self, handler: StreamHandler, delegate: AnswerDelegate) -> None:
         self._handler = handler
@@ -68,10 +66,6 @@ class AnswerStep:
 
     def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
         return self._delegate.cancellable(session)
-
-    def on_retry(self, error: SlmError) -> None: ...
-
-    def on_fallback(self, response: Response) -> None: ...
 
 
 class ReadingHandler(NullHandler):

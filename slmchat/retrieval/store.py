@@ -11,7 +11,7 @@ from time import time_ns
 from typing import Any
 
 from slmchat.database import Database
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval import words
 from slmchat.retrieval.chunks import DocumentChunk
@@ -326,4 +326,4 @@ def _when(nanoseconds: int) -> str:
 
 def not_indexed(path: Path) -> SlmError:
     """The error for a document that the index does not have."""
-    return SlmError(f"{path} is not in the index.", hint="slm docs list", exit_code=ExitCode.USAGE)
+    return usage_error(f"{path} is not in the index.", "slm docs list")

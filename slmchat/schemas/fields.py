@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 
 _TYPES: dict[str, dict[str, Any]] = {
     "str": {"type": "string"},
@@ -105,11 +105,8 @@ def _type(name: str, values: str | None, entry: str) -> dict[str, Any]:
 
 
 def _wrong(what: str) -> SlmError:
-    return SlmError(
+    return usage_error(
         f"--fields cannot be read: {what}.",
-        hint=(
-            'for example: --fields "name, age int?, tags[], mood enum(good|bad)"; '
-            "types: str int float bool date enum, int(1-5)"
-        ),
-        exit_code=ExitCode.USAGE,
+        'for example: --fields "name, age int?, tags[], mood enum(good|bad)"; '
+        "types: str int float bool date enum, int(1-5)",
     )

@@ -3,7 +3,7 @@
 Knows: how characters and sets of them are spelled. Refuses to know: groups, repetitions, what becomes of it (regex.py).
 """
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 from slmchat.schemas import character_classes
 from slmchat.schemas.character_classes import of_letter
 from slmchat.schemas.grammar import PRINTABLE, Ranges, joined, without
@@ -168,11 +168,10 @@ class PatternReader:
         return True
 
     def wrong(self, what: str, place: int) -> SlmError:
-        return SlmError(
+        return usage_error(
             f"this regular expression cannot become a grammar: {what}, at position {place + 1} of "
             f"{_shortened(self.pattern, place)}.",
-            hint="what is understood: docs/structured.md",
-            exit_code=ExitCode.USAGE,
+            "what is understood: docs/structured.md",
         )
 
 

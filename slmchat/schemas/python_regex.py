@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from slmchat import bounded_patterns
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.schemas import character_classes
 from slmchat.schemas.character_classes import ECMA_SPACE
 from slmchat.schemas.grammar import Ranges, without
@@ -31,10 +31,9 @@ def compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(_Translator(pattern).whole(), re.ASCII)
     except (re.error, OverflowError, RecursionError) as error:
-        raise SlmError(
+        raise usage_error(
             f"the regular expression {_shortened(pattern)} cannot be read: {error}.",
-            hint="what is understood: docs/structured.md",
-            exit_code=ExitCode.USAGE,
+            "what is understood: docs/structured.md",
         ) from error
 
 

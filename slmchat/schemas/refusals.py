@@ -6,7 +6,7 @@ Knows: the sentence, its hint and its exit code. Refuses to know: why.
 from collections.abc import Mapping
 from typing import Any
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 
 _HINT = "what is supported: docs/structured.md"
 
@@ -25,7 +25,7 @@ class Impossible(SlmError):
 
 def unusable(what: str) -> SlmError:
     """The error for something that is not a schema, or that is too large for one."""
-    return SlmError(f"this schema cannot be used: {what}.", hint=_HINT, exit_code=ExitCode.USAGE)
+    return usage_error(f"this schema cannot be used: {what}.", _HINT)
 
 
 def some(schema: Mapping[str, Any], keyword: str, place: str) -> list[Any]:

@@ -28,7 +28,7 @@ from slmchat.server.fields import BadRequest
 from slmchat.server.listeners import Listener, descriptors
 from slmchat.server.openai import ApiRequest
 from slmchat.server.queue import Full
-from slmchat.server.records import AnswerRecords, CompletionRecords
+from slmchat.server.records import CompletionRecords
 from slmchat.server.responses import ResponseRecords
 from slmchat.server.served_models import ServedModels
 from slmchat.server.warm import WarmDoor
@@ -339,7 +339,7 @@ class Server:
             connection.answer(200, embeddings.embeddings_record(weights.key, made, asked))
         return f"200, {len(made)} texts"
 
-    def _complete(self, connection: Connection, asked: ApiRequest, written: AnswerRecords) -> str:
+    def _complete(self, connection: Connection, asked: ApiRequest, written: responses.AnswerRecords) -> str:
         if asked.ignored:
             self._reporter.detail(f"ignored: {', '.join(asked.ignored)}")
         with self._models.chatting().used() as loaded:

@@ -19,7 +19,8 @@ from slmchat.generation.tools import CallSplitter, Toolbox, ToolCall, split
 from slmchat.ranges import SEED
 from slmchat.server.connection import Connection, Gone
 from slmchat.server.openai import ApiRequest
-from slmchat.server.records import AnswerRecords, Made, Sent
+from slmchat.server.records import Made, Sent
+from slmchat.server.responses import AnswerRecords
 from slmchat.server.served_model import ServedWeights
 
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from slmchat import file_locks
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.lazy_dataclasses import dataclass
 
 # Connections that wait to be accepted.
@@ -96,9 +96,7 @@ def make_place(path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         said = "it is not a directory" if isinstance(error, FileExistsError) else (error.strerror or str(error)).lower()
-        raise SlmError(
-            f"{path.parent} cannot hold a socket: {said}.", hint=_ELSEWHERE, exit_code=ExitCode.USAGE
-        ) from error
+        raise usage_error(f"{path.parent} cannot hold a socket: {said}.", _ELSEWHERE) from error
 
 
 def on_tcp(host: str, port: int) -> Listener:
@@ -110,12 +108,11 @@ def on_tcp(host: str, port: int) -> Listener:
         # create_server writes the address behind the reason, and hands on a resolver's numbers as if they were errno's
         said = (isinstance(error, OSError) and error.strerror) or str(error)
         is_port = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
-        raise SlmError(
+        raise usage_error(
             f"{host}:{port} cannot be listened on: {said.partition(' (while attempting')[0].lower()}.",
-            hint="another port: --port N; or slm serve --status, if that is slm itself"
+            "another port: --port N; or slm serve --status, if that is slm itself"
             if is_port
             else "an address of this device: --host ADDRESS",
-            exit_code=ExitCode.USAGE,
         ) from error
     made.setblocking(False)
     return Listener(made)
@@ -129,11 +126,7 @@ def on_unix(path: Path) -> Listener:
     make_place(path)
     lock = _locked(path)
     if lock is None:
-        raise SlmError(
-            f"a server listens on {path} already.",
-            hint="slm serve --status; slm serve --stop ends it",
-            exit_code=ExitCode.USAGE,
-        )
+        raise usage_error(f"a server listens on {path} already.", "slm serve --status; slm serve --stop ends it")
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
@@ -146,11 +139,7 @@ def on_unix(path: Path) -> Listener:
         made.close()
         os.close(lock)
         said = error.strerror.lower() if error.strerror else "the path is too long for a socket"
-        raise SlmError(
-            f"{path} cannot be listened on: {said}.",
-            hint=_ELSEWHERE,
-            exit_code=ExitCode.USAGE,
-        ) from error
+        raise usage_error(f"{path} cannot be listened on: {said}.", _ELSEWHERE) from error
     finally:
         os.umask(before)
     made.setblocking(False)

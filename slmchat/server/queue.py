@@ -17,7 +17,7 @@ from slmchat.engine.api import StreamPool
 from slmchat.engine.requests import Adapter, Limits, Prompt, Request
 from slmchat.engine.results import NEVER_BEGUN, Event, Finish
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.server.turns import ComputeTurns
 from slmchat.wording import counted
 
@@ -227,7 +227,7 @@ class QueuedSession:
     def set_adapters(self, adapters: Sequence[Adapter]) -> None:
         """Raises `SlmError` (USAGE) for any: adapters belong to the whole pool."""
         if adapters:
-            raise SlmError("adapters are chosen when the server starts.", exit_code=ExitCode.USAGE)
+            raise usage_error("adapters are chosen when the server starts.")
 
     def close(self) -> None:
         """End the generation that is running."""

@@ -5,8 +5,8 @@ Knows: their fields. Refuses to know: requests (openai.py), connections, how an 
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from slmchat.engine.results import FinishReason, TokenLogprob, Usage
 from slmchat.errors import ExitCode, SlmError
@@ -37,34 +37,11 @@ class Made:
     logprobs: Sequence[TokenLogprob] | None = None
 
 
-class AnswerRecords(Protocol):
-    """How an answer is written: whole, or as the events of a stream, in this order."""
-
-    def begin(self, index: int) -> Iterable[Sent]:
-        """Completion `index` begins."""
-        ...
-
-    def thinking(self, text: str) -> Iterable[Sent]: ...
-
-    def text(self, text: str) -> Iterable[Sent]: ...
-
-    def call(self, call: ToolCall) -> Iterable[Sent]: ...
-
-    def end(self, made: Made) -> Iterable[Sent]:
-        """The completion is whole."""
-        ...
-
-    def close(self, usage: Usage, *, includes_usage: bool) -> Iterable[Sent]:
-        """All of them are."""
-        ...
-
-    def whole(self, made: Sequence[Made], usage: Usage) -> dict[str, Any]:
-        """The answer to a request without a stream."""
-        ...
-
-
 class CompletionRecords:
-    """Those of /v1/chat/completions, and with `is_chat` False of /v1/completions. Implements `AnswerRecords`."""
+    """Those of /v1/chat/completions, and with `is_chat` False of /v1/completions.
+
+    An answer is written whole, or as the events of a stream, in the order of these methods.
+    """
 
     def __init__(self, model: str, *, is_chat: bool) -> None:
         self._is_chat = is_chat

@@ -15,7 +15,7 @@ from slmchat.engine.results import FinishReason, Usage
 from slmchat.generation.tools import ToolCall
 from slmchat.server.fields import BadRequest, checked_object
 from slmchat.server.openai import ApiRequest, chat_request
-from slmchat.server.records import Made, Sent
+from slmchat.server.records import CompletionRecords, Made, Sent
 
 # What a chat completion calls some fields.
 _OWN_NAMES = {
@@ -120,7 +120,7 @@ def _message(item: object, place: str) -> dict[str, Any] | None:
 
 
 class ResponseRecords:
-    """One answer as a response with items. Implements `AnswerRecords`."""
+    """One answer as a response with items."""
 
     def __init__(self, model: str, body: object) -> None:
         """`body`: the request, of which an answer repeats some fields."""
@@ -231,6 +231,10 @@ class ResponseRecords:
                 "total_tokens": usage.prompt_tokens + usage.completion_tokens,
             },
         }
+
+
+AnswerRecords = CompletionRecords | ResponseRecords
+"""How an answer is written, whole or as the events of a stream."""
 
 
 def _message_item(text: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def answer(
     if not generator.has_room_for(prepared):
         return {"no": True}
     sampler = params.sampler_settings(model, settings, options, lambda: prepared.thinks(engine))
-    is_trimmed = params.overflow_choice(options) == "trim"
+    is_trimmed = options.on_overflow == "trim"
     prepared = generator.open_for(prepared, is_trimmed=is_trimmed)
     send({"begun": True})
     completion = generator.generate(prepared, sampler, params.limits(options), _Delegate(send))

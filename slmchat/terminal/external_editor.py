@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.terminal import interrupts, restore
 
 
@@ -24,18 +24,16 @@ def editor_command() -> list[str]:
             command = shlex.split(value, posix=os.name == "posix")
             if shutil.which(command[0]):
                 return [*command, *_without_traces(command[0])]
-        raise SlmError(
+        raise usage_error(
             f"${variable} names an editor that cannot be run: {value}",
-            hint=f"export {variable}=nano (or another editor that is installed)",
-            exit_code=ExitCode.USAGE,
+            f"export {variable}=nano (or another editor that is installed)",
         )
     for name in ("nano", "vim", "vi") if os.name == "posix" else ("notepad",):
         if shutil.which(name):
             return [name, *_without_traces(name)]
-    raise SlmError(
+    raise usage_error(
         "there is no editor: $VISUAL and $EDITOR are not set, and none of nano, vim and vi is installed.",
-        hint="export EDITOR=NAME; Alt-Enter makes new lines without an editor",
-        exit_code=ExitCode.USAGE,
+        "export EDITOR=NAME; Alt-Enter makes new lines without an editor",
     )
 
 
@@ -62,9 +60,7 @@ def edited(text: str, command: Sequence[str], *, in_memory: bool) -> str:
             with interrupts.left_to_a_child():
                 code = subprocess.call([*command, file])
             if code != 0:
-                raise SlmError(
-                    f"the editor {command[0]} ended with code {code}; the text is as it was.", exit_code=ExitCode.USAGE
-                )
+                raise usage_error(f"the editor {command[0]} ended with code {code}; the text is as it was.")
             with open(file, encoding="utf-8", errors="replace") as back:
                 return back.read().removesuffix("\n")
     except OSError as error:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 from slmchat.lazy_dataclasses import dataclass
 
 State = TypeVar("State")
@@ -73,10 +73,8 @@ class CommandTable(Generic[State]):
             raise self._unknown(name)
         arguments = text[1 + len(name) :].strip()
         if arguments and not command.arguments:
-            raise SlmError(
-                f"/{name} takes nothing behind it; nothing was done.",
-                hint=f"/{name} by itself: {command.help}",
-                exit_code=ExitCode.USAGE,
+            raise usage_error(
+                f"/{name} takes nothing behind it; nothing was done.", f"/{name} by itself: {command.help}"
             )
         return command, _without_marks(arguments)
 
@@ -105,10 +103,9 @@ class CommandTable(Generic[State]):
         near = self._near(name)
         also = f"did you mean {' or '.join('/' + item for item in near)}? " if near else ""
         shown = name if len(name) <= _SHOWN_NAME else name[: _SHOWN_NAME - 1] + "…"
-        return SlmError(
+        return usage_error(
             f"there is no command /{shown}; nothing was sent to the model.",
-            hint=f"{also}/help lists the commands; a message that begins with a slash: //{shown}",
-            exit_code=ExitCode.USAGE,
+            f"{also}/help lists the commands; a message that begins with a slash: //{shown}",
         )
 
     def _near(self, name: str) -> list[str]:

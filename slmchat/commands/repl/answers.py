@@ -11,7 +11,6 @@ from slmchat.conversation import window
 from slmchat.engine.cancellable import Cancellable
 from slmchat.engine.results import FinishReason
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation import params
 from slmchat.generation.chat_session import Overflow
 from slmchat.generation.response import Response, StreamHandler, describe, silence
 from slmchat.options import GenerationOptions
@@ -48,7 +47,7 @@ class AnswerDisplay:
         self._console = console
         self._ask = ask
         self._is_raw = options.raw_output
-        self._overflow = params.overflow_choice(options) if options.on_overflow else None
+        self._overflow = options.on_overflow
         self._has_bell = has_bell
         self._progress = AnswerProgress()
         self.is_saved = is_saved

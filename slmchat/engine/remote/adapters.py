@@ -11,7 +11,7 @@ from slmchat.endpoints import Endpoint
 from slmchat.engine.remote import errors
 from slmchat.engine.remote.client import Client
 from slmchat.engine.requests import Adapter
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.lazy_dataclasses import dataclass
 
 _MOST = 1000
@@ -38,10 +38,9 @@ def list_adapters(client: Client) -> tuple[RemoteAdapter, ...]:
             raise
         found = None
     if not found:
-        raise SlmError(
+        raise usage_error(
             f"{client.endpoint.address} has no LoRA adapters that can be asked for.",
-            hint="llama-server has those of its own --lora FILE",
-            exit_code=ExitCode.USAGE,
+            "llama-server has those of its own --lora FILE",
         )
     return found
 

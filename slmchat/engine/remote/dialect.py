@@ -18,7 +18,7 @@ from slmchat.engine.remote.png import data_url
 from slmchat.engine.requests import Constraint, ConstraintKind, Limits, Prompt, Turn
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import Thinking, ThinkingMode
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.lazy_dataclasses import dataclass
 
 
@@ -111,7 +111,7 @@ def body(model: Listed, prompt: Prompt, sampler: SamplerSettings, limits: Limits
         if goes_on(prompt):
             fields |= {"add_generation_prompt": False, "continue_final_message": True}
     elif any(part.image for part in prompt.parts):
-        raise SlmError("an endpoint is shown pictures in chats only, not with --raw.", exit_code=ExitCode.USAGE)
+        raise usage_error("an endpoint is shown pictures in chats only, not with --raw.")
     else:
         fields["prompt"] = "".join(part.text for part in prompt.parts)
     fields |= {"temperature": sampler.temperature, "top_p": sampler.top_p, "seed": sampler.seed}
@@ -166,9 +166,7 @@ def not_asked(kind: ServerKind, asked: Thinking) -> str | None:
 
 def _chances_wanted(top_logprobs: int, *, is_bare: bool) -> dict[str, Any]:
     if is_bare:  # servers answer it in several forms
-        raise SlmError(
-            "an endpoint tells the probabilities of tokens in chats only, not for --raw.", exit_code=ExitCode.USAGE
-        )
+        raise usage_error("an endpoint tells the probabilities of tokens in chats only, not for --raw.")
     return {"logprobs": True, "top_logprobs": top_logprobs}
 
 
@@ -180,7 +178,7 @@ def constrained(kind: ServerKind, constraint: Constraint, *, is_bare: bool) -> d
     server is not known to take: a field that it ignores would let any answer through.
     """
     if constraint.kind is ConstraintKind.QUOTATIONS:
-        raise SlmError("an endpoint cannot be held to passages.", exit_code=ExitCode.USAGE)
+        raise usage_error("an endpoint cannot be held to passages.")
     if kind in (ServerKind.LLAMA_SERVER, ServerKind.LLAMA_PYTHON):
         return {"grammar": to_gbnf(constraint)}
     if kind is ServerKind.VLLM and constraint.kind is ConstraintKind.REGEX:
@@ -188,10 +186,9 @@ def constrained(kind: ServerKind, constraint: Constraint, *, is_bare: bool) -> d
     is_json = constraint.kind in (ConstraintKind.JSON, ConstraintKind.SCHEMA)
     if not is_json or (is_bare and kind is not ServerKind.VLLM):
         what = "JSON in plain completions (--raw)" if is_json else f"a {_CALLED[constraint.kind]}"
-        raise SlmError(
+        raise usage_error(
             f"this endpoint is not known to hold answers to {what}.",
-            hint="llama-server does; most others do for JSON without --raw: --schema, --fields, --json-output",
-            exit_code=ExitCode.USAGE,
+            "llama-server does; most others do for JSON without --raw: --schema, --fields, --json-output",
         )
     if constraint.kind is ConstraintKind.JSON:
         return {"response_format": {"type": "json_object"}}

@@ -16,7 +16,7 @@ from slmchat.engine.remote.cancel import Cancelled
 from slmchat.engine.remote.client import Client
 from slmchat.engine.requests import TextOrTokens
 from slmchat.engine.results import Embedding
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 
 _AT_ONCE = 32
 # Numbers of one vector: more than any model has.
@@ -97,4 +97,4 @@ def _is_empty(text: TextOrTokens) -> bool:
 
 
 def _empty() -> SlmError:
-    return SlmError("the text is empty.", hint="a vector needs words", exit_code=ExitCode.USAGE)
+    return usage_error("the text is empty.", "a vector needs words")

@@ -24,7 +24,7 @@ from slmchat.engine.remote.route import Route
 from slmchat.engine.remote.scorer import RemoteScorer
 from slmchat.engine.remote.session import RemoteSession
 from slmchat.engine.requests import Prompt, SessionSettings
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 
 
 class RemoteEngine:
@@ -73,7 +73,7 @@ class RemoteEngine:
 
     def open_stream_pool(self, settings: SessionSettings, parallel: int | None = None) -> StreamPool:
         """Raises `SlmError` (USAGE): an endpoint has a queue of its own."""
-        raise SlmError("the model of an endpoint cannot be served again.", exit_code=ExitCode.USAGE)
+        raise usage_error("the model of an endpoint cannot be served again.")
 
     def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> RemoteEmbedder:
         """Texts to vectors over there. What is too long, the endpoint refuses, or cuts by itself."""
@@ -86,7 +86,7 @@ class RemoteEngine:
 
     def open_text_logits(self, settings: SessionSettings) -> TextLogits:
         """Raises `SlmError` (USAGE): no endpoint tells all of them."""
-        raise SlmError("an endpoint does not tell all logits of a text.", exit_code=ExitCode.USAGE)
+        raise usage_error("an endpoint does not tell all logits of a text.")
 
     def close(self) -> None:
         if self._spare is not None:

@@ -16,7 +16,7 @@ from slmchat.engine.remote.cancel import Cancelled
 from slmchat.engine.remote.error_words import ErrorWords, quoted
 from slmchat.engine.remote.events import TooLarge
 from slmchat.engine.remote.wire import NoSuchHost, ProxyRefused, TimedOut
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 
 _PROXY_HINT = "check the proxy; NO_PROXY=HOST names a host that is asked straight"
 _OK = 200  # the status of an answer that tells its error inside
@@ -85,10 +85,9 @@ def of_status(endpoint: Endpoint, status: int, body: bytes | str, has_key: bool,
 def does_not_see(endpoint: Endpoint, refusal: Refusal | None = None) -> SlmError:
     """The model cannot be shown pictures, by its description or by what the endpoint answered."""
     words = f" ({refusal.status}{f': {refusal.said.text}' if refusal.said.text else ''})" if refusal else ""
-    return SlmError(
+    return usage_error(
         f"the model at {endpoint.address} does not see pictures{words}.",
-        hint=f"another model: -m NAME; {_list_hint(endpoint)}",
-        exit_code=ExitCode.USAGE,
+        f"another model: -m NAME; {_list_hint(endpoint)}",
     )
 
 

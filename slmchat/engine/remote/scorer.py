@@ -14,7 +14,7 @@ from slmchat.engine.api import Pool
 from slmchat.engine.requests import Limits, Request
 from slmchat.engine.results import Result, Score, TokenLogprob
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 
 # OpenAI's most; vLLM and Ollama have the same.
 _TOLD = 20
@@ -65,10 +65,9 @@ class RemoteScorer:
             return done
         try:
             if not done.logprobs or not done.logprobs[0].alternatives:
-                raise SlmError(
+                raise usage_error(
                     f"--choices needs the probabilities of tokens, which {self._address} does not tell.",
-                    hint='a choice that is generated: --regex "(yes|no)" or --fields "mood enum(good|bad)"',
-                    exit_code=ExitCode.USAGE,
+                    'a choice that is generated: --regex "(yes|no)" or --fields "mood enum(good|bad)"',
                 )
             return replace(done, scores=_scores(done.logprobs[0], texts))
         except SlmError as error:
@@ -87,10 +86,9 @@ def _scores(told: TokenLogprob, texts: Sequence[str]) -> tuple[Score, ...]:
         meant = [place for place, text in enumerate(wanted) if begun and text.startswith(begun)]
         if len(meant) > 1:
             names = " and ".join(wanted[place] for place in meant[:2])
-            raise SlmError(
+            raise usage_error(
                 f"an endpoint tells the first token of an answer only, and '{begun}' begins {names}.",
-                hint="choices that begin differently, or a model of this machine",
-                exit_code=ExitCode.USAGE,
+                "choices that begin differently, or a model of this machine",
             )
         if meant:
             shares[meant[0]] += math.exp(logprob)

@@ -21,7 +21,7 @@ from slmchat.engine.remote.known_model import KnownModel
 from slmchat.engine.requests import Adapter, Limits, Prompt
 from slmchat.engine.results import Chunk, Event, Finish, FinishReason, Prefill, Timings, TokenLogprob, Usage
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.lazy_dataclasses import dataclass
 
 _DONE = "[DONE]"
@@ -129,10 +129,9 @@ class RemoteSession:
         """
         self._client.cancel.reset()
         if dialect.goes_on(prompt) and not self._model.listed.kind.can_go_on:
-            raise SlmError(
+            raise usage_error(
                 f"{self._model.endpoint.address} cannot go on with an answer that was cut, as far as slm knows.",
-                hint="/retry asks the question again",
-                exit_code=ExitCode.USAGE,
+                "/retry asks the question again",
             )
         if _shows_pictures(prompt) and self._model.listed.sees is False:
             raise errors.does_not_see(self._model.endpoint)

@@ -12,7 +12,7 @@ from slmchat.engine.results import Chunk, Event, Finish, Prefill
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.warm.codec import decode, encode
 from slmchat.engine.warm.connection import WarmConnection, error_of, server_gone
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 
 EVENTS: dict[str, type[Prefill] | type[Chunk] | type[Finish]] = {"prefill": Prefill, "chunk": Chunk, "finish": Finish}
 
@@ -90,6 +90,4 @@ class WarmSession:
 
 def only_answers() -> SlmError:
     """What this engine does not do."""
-    return SlmError(
-        "the engine of slm serve gives answers, and nothing else.", hint="--no-server", exit_code=ExitCode.USAGE
-    )
+    return usage_error("the engine of slm serve gives answers, and nothing else.", "--no-server")

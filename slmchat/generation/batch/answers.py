@@ -6,7 +6,7 @@ Knows: records of completions. Refuses to know: rows, order, files. Another kind
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from slmchat.engine.requests import Limits, Prompt, Request
 from slmchat.engine.results import Result, Score
@@ -33,34 +33,11 @@ class Unsuitable(Exception):
         self.fields = fields
 
 
-class Answers(Protocol):
-    """How the rows of a batch are answered."""
-
-    @property
-    def nothing(self) -> dict[str, Any]:
-        """The fields of a record where there is no answer."""
-        ...
-
-    @property
-    def n_each(self) -> int:
-        """Requests for each row: those of row `number` have the ids from `number * n_each` on."""
-        ...
-
-    def requests(self, number: int, asked: Asked) -> Sequence[Request]:
-        """What the engine is asked for row `number`."""
-        ...
-
-    def record(self, done: Result, prompt: Prompt) -> dict[str, Any] | Request | None:
-        """The fields of a record for a request that the engine has done, or the request with which the row is asked
-        again; None: others of its requests are still on their way.
-
-        Raises `Unsuitable` when the row failed: its fields then stand beside the error.
-        """
-        ...
-
-
 class Completions:
-    """Free text or a given format, as `slm run` answers; of several answers to a row the best one (best_of.py)."""
+    """Free text or a given format, as `slm run` answers; of several answers to a row the best one (best_of.py).
+
+    `n_each`: requests for each row; those of row `number` have the ids from `number * n_each` on.
+    """
 
     def __init__(
         self,
@@ -84,7 +61,7 @@ class Completions:
 
     @property
     def nothing(self) -> dict[str, Any]:
-        """No completion, and no value where there would be one."""
+        """The fields of a record where there is no answer."""
         return {"completion": None, **self._value(None), "finish_reason": None, "usage": None}
 
     def requests(self, number: int, asked: Asked) -> Sequence[Request]:
@@ -103,7 +80,11 @@ class Completions:
 
     def record(self, done: Result, prompt: Prompt) -> dict[str, Any] | Request | None:
         """Completion, finish reason, usage and seed of the answer that counts, with its value, its thinking and the
-        vote where there are any; the request with which it is asked for once more, where it was not right."""
+        vote where there are any; the request with which it is asked for once more, where it was not right; None: others
+        of its requests are still on their way.
+
+        Raises `Unsuitable` when the row failed: its fields then stand beside the error.
+        """
         number = done.id // self.n_each
         candidates = self._under_way[number]
         again = candidates.take(done)
@@ -221,3 +202,7 @@ class ChosenTexts:
         told = {"completion": json.dumps(value, ensure_ascii=False), "value": value, "probabilities": probabilities}
         usage = response.usage_fields(usage_of_all(finishes))
         return {**told, "finish_reason": reason, "usage": usage}
+
+
+Answers = Completions | ChosenTexts
+"""How the rows of a batch are answered."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from slmchat.engine.api import Pool
 from slmchat.engine.cancellable import CancelScope
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation.batch.answers import ChosenTexts
 from slmchat.generation.batch.prompts import Asked, PromptMaker, SeveralPrompts
 from slmchat.generation.batch.rows import Row
@@ -63,10 +63,9 @@ def fit(
     for name, rows_of in found.items():
         if len(rows_of) < LEAST_ROWS:
             field = name or LABEL
-            raise SlmError(
+            raise usage_error(
                 f"{len(rows_of)} rows have a choice in the field '{field}', and a fit needs {LEAST_ROWS}.",
-                hint=f'--labelled takes rows as {{"text": "...", "{field}": "{tasks[name].texts[0]}"}}',
-                exit_code=ExitCode.USAGE,
+                f'--labelled takes rows as {{"text": "...", "{field}": "{tasks[name].texts[0]}"}}',
             )
     made = {name: calibrated(rows_of) for name, rows_of in found.items()}
     answers.scale([one.temperature for one in made.values()])

@@ -15,7 +15,7 @@ from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import Picture
 from slmchat.conversation.prompt_template import NoValue
 from slmchat.engine.requests import Prompt
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation.batch.rows import USUAL_FIELDS, Row, RowSource
 from slmchat.generation.prompt_template import PromptFile
 from slmchat.lazy_dataclasses import dataclass
@@ -64,10 +64,9 @@ def check_fields(source: RowSource, instruction: str, field: str | None, templat
     Of JSON lines those that came first count: one that has everything is enough. Raises `SlmError` (USAGE).
     """
     if field is not None and not source.has_fields:
-        raise SlmError(
+        raise usage_error(
             f"--input-field {field} needs rows with fields, and {source.format} have none.",
-            hint="--format jsonl or --format csv",
-            exit_code=ExitCode.USAGE,
+            "--format jsonl or --format csv",
         )
     prompts = PromptMaker(instruction, field, [], lambda _messages: Prompt(()), None, template)
     found: SlmError | None = None
@@ -81,10 +80,9 @@ def check_fields(source: RowSource, instruction: str, field: str | None, templat
         else:
             return
     if isinstance(found, NoField) and source.format == "csv":
-        raise SlmError(
+        raise usage_error(
             f"the first line names the columns of a CSV, and {found.message}",
-            hint=found.near or "{} in the prompt stands for a whole line, {{NAME}} is a literal {NAME}",
-            exit_code=ExitCode.USAGE,
+            found.near or "{} in the prompt stands for a whole line, {{NAME}} is a literal {NAME}",
         )
     if found is not None:
         raise found
@@ -117,14 +115,14 @@ class PromptMaker:
     def make(self, row: Row) -> Asked:
         """The prompt of a row. Raises `SlmError` with what is wrong with the row."""
         if row.error is not None:
-            raise SlmError(f"{row.error}.", exit_code=ExitCode.USAGE)
+            raise usage_error(f"{row.error}.")
         if row.picture is not None:
             return Asked(self._asking(self._composed([]), (row.picture,)))
         if row.fields is not None and self._has_fields:
             return Asked(self._asking(self._filled(row, row.fields)))
         text = self.input_text(row)
         if not text.strip():
-            raise SlmError("the input is empty.", exit_code=ExitCode.USAGE)
+            raise usage_error("the input is empty.")
         whole = [Attachment(text, row.name if self._instruction or self._template else None)]
         prompt = self._asking(self._composed(whole))
         if self._fits is None or self._fits(prompt):

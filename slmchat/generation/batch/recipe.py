@@ -14,7 +14,7 @@ from typing import Any
 
 from slmchat.conversation.messages import Message
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import usage_error
 from slmchat.generation.batch.records import fingerprint
 from slmchat.generation.prompt_template import PromptFile
 from slmchat.generation.structured import ResponseFormat
@@ -96,10 +96,9 @@ def check_same(recipe: Recipe, before: Mapping[str, Any], file: Path) -> None:
     """Raises `SlmError` (USAGE) when the records in `file` were made with something else."""
     found = recipe.differences(before)
     if found:
-        raise SlmError(
+        raise usage_error(
             f"the records in {file} were made with {' and '.join(found)}.",
-            hint="the same command goes on with it; --allow-changes mixes both in FILE; or begin another FILE",
-            exit_code=ExitCode.USAGE,
+            "the same command goes on with it; --allow-changes mixes both in FILE; or begin another FILE",
         )
 
 

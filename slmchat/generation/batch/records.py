@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from slmchat import file_locks, safe_json
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode, SlmError, usage_error
 from slmchat.generation.batch.lines import MAX_BYTES, Line, read_lines
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.private_files import storage_error
@@ -136,7 +136,7 @@ def open_output(path: Path, inputs: Sequence[Path | int], *, may_exist: bool) ->
     for source in inputs:
         with suppress(OSError):
             if stat.S_ISREG(found.st_mode) and os.path.samestat(found, os.stat(source)):
-                raise SlmError(f"{path} cannot be input and output at once.", exit_code=ExitCode.USAGE)
+                raise usage_error(f"{path} cannot be input and output at once.")
     if not is_ours:
         os.close(descriptor)
         raise SlmError(
@@ -145,11 +145,7 @@ def open_output(path: Path, inputs: Sequence[Path | int], *, may_exist: bool) ->
             exit_code=ExitCode.STORAGE,
         )
     if found.st_size and not may_exist:
-        raise SlmError(
-            f"{path} is there already.",
-            hint=f"go on with it: --resume {path}; or overwrite it: --overwrite",
-            exit_code=ExitCode.USAGE,
-        )
+        raise usage_error(f"{path} is there already.", f"go on with it: --resume {path}; or overwrite it: --overwrite")
     return descriptor
 
 

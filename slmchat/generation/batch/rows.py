@@ -16,14 +16,12 @@ from typing import Any, TextIO
 
 from slmchat.conversation import pictures
 from slmchat.conversation.pictures import Picture
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError, usage_error
 from slmchat.generation.batch.lines import MAX_BYTES, Line, read_lines
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.text_files import BINARY, NotText, decode, utf8_reader
 from slmchat.user_paths import user_path
 from slmchat.wording import counted
-
-FORMATS = ("lines", "jsonl", "csv")
 
 # How much of a row that cannot be read is kept, in characters.
 _KEPT = 1000
@@ -99,17 +97,13 @@ def open_source(
     that reads standard input one that also tells when nothing comes.
 
     Files are one input each, unless a format is given: then the one file holds rows. Raises `SlmError` (USAGE) when
-    there is nothing to read or the format is not known.
+    there is nothing to read.
     """
-    if format is not None and format not in FORMATS:
-        raise SlmError(f"--format cannot be '{format}'.", hint=f"one of {', '.join(FORMATS)}", exit_code=ExitCode.USAGE)
     if files and format is None:
         return RowSource(_from_files(files, stdin), len(files), "files")
     if len(files) > 1:
-        raise SlmError(
-            "--format reads rows from one file.",
-            hint="one -f with --format; without --format each file is one input",
-            exit_code=ExitCode.USAGE,
+        raise usage_error(
+            "--format reads rows from one file.", "one -f with --format; without --format each file is one input"
         )
     is_file = bool(files) and files[0] != "-"
     stream = _opened(files[0]) if is_file else _standard_input(stdin)
@@ -117,10 +111,9 @@ def open_source(
     lines = read_lines(ahead.read)
     first = next((line for line in lines if line.data.strip()), None)
     if first is not None and format in (None, "jsonl") and _begins_array(first):
-        raise SlmError(
+        raise usage_error(
             "the input is one JSON array, and rows are JSON objects, each on a line of its own.",
-            hint="jq -c '.[]' FILE > rows.jsonl makes them; with --format lines each line is an input",
-            exit_code=ExitCode.USAGE,
+            "jq -c '.[]' FILE > rows.jsonl makes them; with --format lines each line is an input",
         )
     found = format or _detected(first, wants_fields)
     begun, total = ahead.taken(), _size(stream)
@@ -175,10 +168,9 @@ def _header_in(first: Line | None) -> str | None:
 
 def _standard_input(stdin: TextIO) -> io.FileIO:
     if stdin.isatty():
-        raise SlmError(
+        raise usage_error(
             "there are no inputs.",
-            hint="pipe them in, one on each line: slm batch PROMPT < inputs.txt; or name files with -f",
-            exit_code=ExitCode.USAGE,
+            "pipe them in, one on each line: slm batch PROMPT < inputs.txt; or name files with -f",
         )
     # unbuffered: a thread that waits in a buffered read would hold a lock that Python wants at exit
     return io.FileIO(stdin.fileno(), closefd=False)
@@ -188,7 +180,7 @@ def _opened(name: str) -> io.FileIO:
     try:
         return io.FileIO(user_path(name))
     except OSError as error:
-        raise SlmError(f"{name} cannot be read: {error.strerror}.", exit_code=ExitCode.USAGE) from error
+        raise usage_error(f"{name} cannot be read: {error.strerror}.") from error
 
 
 def _size(stream: io.FileIO) -> int | None:
@@ -335,13 +327,11 @@ def _csv_header(reader: Iterator[list[str]]) -> list[str]:
         header = [name.strip() for name in next(reader)]
     except (csv.Error, StopIteration) as error:
         reason = "it is empty" if isinstance(error, StopIteration) else str(error).partition(" - ")[0]
-        raise SlmError(f"the header of the CSV cannot be read: {reason}.", exit_code=ExitCode.USAGE) from error
+        raise usage_error(f"the header of the CSV cannot be read: {reason}.") from error
     doubled = next((name for name in header if header.count(name) > 1), None)
     if doubled is not None:
-        raise SlmError(
-            f"the CSV has two columns named '{doubled}'.",
-            hint="the first line must name the columns, each by another name",
-            exit_code=ExitCode.USAGE,
+        raise usage_error(
+            f"the CSV has two columns named '{doubled}'.", "the first line must name the columns, each by another name"
         )
     return header
 
