@@ -16,6 +16,7 @@ MOST_S = 600.0
 # Bytes of memory of the process that reads all but plain text, where the system can limit it.
 MOST_MEMORY = 2 << 30
 
+DAMAGED, ENCRYPTED = "is damaged", "is encrypted"
 TOO_LARGE = f"is larger than {MOST_BYTES >> 20} MiB"
 TOO_LONG = f"has more than {MOST_CHARACTERS // 1_000_000} million characters"
 

@@ -25,7 +25,15 @@ from slmchat.interpreter import interpreter
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.documents import Document, DocumentKind, Section
 from slmchat.retrieval.loaders import markdown, plain
-from slmchat.retrieval.loaders.bounds import MOST_BYTES, MOST_S, MOST_SILENCE_S, TOO_LARGE, NotDocument, Unreadable
+from slmchat.retrieval.loaders.bounds import (
+    DAMAGED,
+    MOST_BYTES,
+    MOST_S,
+    MOST_SILENCE_S,
+    TOO_LARGE,
+    NotDocument,
+    Unreadable,
+)
 from slmchat.retrieval.loaders.kinds import FIRST_BYTES, kind_of, why_not_text
 from slmchat.sanitize import Sanitizer
 
@@ -223,7 +231,7 @@ class _Child:
             heard = now
             if not line:  # it died: too much memory, a crash
                 self.close()
-                raise Unreadable("is damaged")
+                raise Unreadable(DAMAGED)
             record = json.loads(line)
             if "reason" in record:
                 raise Unreadable(record["reason"])
