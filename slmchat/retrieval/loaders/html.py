@@ -3,13 +3,12 @@
 Knows: elements that end a line, headings, tables, preformatted text. Refuses to know: CSS beyond `display: none`.
 """
 
-import codecs
 import re
-from contextlib import suppress
 from html.parser import HTMLParser
 
 from slmchat import text_files
 from slmchat.retrieval.documents import Section
+from slmchat.retrieval.loaders.encodings import codec_of
 from slmchat.retrieval.loaders.sections import SectionBuilder, table_row
 
 _UNSEEN = {"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "canvas", "select", "head"}
@@ -24,17 +23,17 @@ _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECAS
 _CHARSET = re.compile(
     rb"""<(?:meta[^>]{0,200}charset|\?xml[^>]{0,200}encoding)\s*=\s*["']?([\w.:-]{1,40})""", re.IGNORECASE
 )
-_HEAD_BYTES = 4096
+# Scripts may stand before it: browsers look for it here, too.
+_HEAD_BYTES = 1 << 16
 _BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 
 
 def decode(data: bytes) -> str:
     """The text of a page in the encoding that it names, else in UTF-8. Raises `NotText`."""
     if not text_files.mark_of(data)[0] and (named := _CHARSET.search(data[:_HEAD_BYTES])):
-        with suppress(LookupError):  # an encoding that nobody knows, or that is not one of text
-            encoding = codecs.lookup(named[1].decode("ascii")).name
-            if not encoding.startswith("utf-"):
-                return data.decode(encoding, "replace")
+        encoding = codec_of(named[1].decode("ascii", "replace"))
+        if encoding is not None and not encoding.startswith("utf-"):
+            return data.decode(encoding, "replace")
     return text_files.decode(data)
 
 
