@@ -72,6 +72,11 @@ def test_every_answer_stands_once_in_its_document(reader: DocumentReader, tmp_pa
 
 
 class TestText:
+    def test_lines_may_end_by_carriage_returns(self, read: Read) -> None:
+        assert texts(read("a.csv", "name,town\rBo,Oslo\r")) == ["name,town\nBo,Oslo\n"]
+        assert read("a.csv", "name,town\rBo,Oslo\r").sections[0].heading == ("name,town",)
+        assert texts(read("b.txt", "one\r\ntwo\rthree\n")) == ["one\ntwo\rthree\n"]
+
     def test_headings_divide_markdown_and_code_fences_hold_none(self, read: Read) -> None:
         document = read("a.md", "intro\n\n# One #\ntext\n\n```sh\n# no heading\n```\n\nTwo\n---\nmore\n")
         assert document.title == "One"
