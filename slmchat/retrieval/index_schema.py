@@ -62,12 +62,11 @@ _STEPS = (
         f"UPDATE documents SET n_bytes = -1, sha256 = '' WHERE lower(CAST(path AS TEXT)) LIKE '%.{suffix}'"
         for suffix in ("eml", "ipynb", "rtf")
     ),
-    # Words that are divided at the end of a line are found whole. All documents are read again.
+    # Words that are divided at the end of a line are found whole, and of DOCX, ODT, RTF and PDF more is read.
     (
         *(f"DROP TABLE {table}" for table in ("words", "pieces")),
         *_TERMS,
-        *(f"DELETE FROM {table}" for table in ("vectors", "chunks")),
-        "UPDATE documents SET n_bytes = -1, sha256 = '', n_chunks = 0",
+        *(f"DELETE FROM {table}" for table in ("vectors", "chunks", "documents")),
     ),
 )
 

@@ -147,7 +147,9 @@ class DocumentReader:
 def _read_here(content: FileContent) -> tuple[str | None, tuple[Section, ...]]:
     try:
         text = text_files.with_line_feeds(text_files.decode(content.data))
-        text = _clean(text if "\n" in text else text.replace("\r", "\n"))  # lines of old Macintoshes, which Excel writes
+        text = _clean(
+            text if "\n" in text else text.replace("\r", "\n")
+        )  # lines of old Macintoshes, which Excel writes
     except text_files.NotText as error:
         raise Unreadable(why_not_text(content.data)) from error
     if content.kind is DocumentKind.MARKDOWN:
