@@ -819,12 +819,23 @@ class TestChild:
 
     def test_one_that_hangs_is_ended(self, content: reading.FileContent, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reading, "_CHILD", "import time; time.sleep(1000)")
-        monkeypatch.setattr(reading, "MOST_SILENCE_S", 0.3)
+        monkeypatch.setattr(reading, "MOST_WHOLE_S", 0.3)
         made = DocumentReader(lambda: False)
         with pytest.raises(Unreadable, match="takes too long to read"):
             made.read(content)
         monkeypatch.undo()
         assert texts(made.read(content)) == ["text"]
+        made.close()
+
+    def test_a_whole_document_may_take_longer_than_a_page(
+        self, content: reading.FileContent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        late = 'import time; time.sleep(0.5); print(\'{"reason": "came late"}\', flush=True); time.sleep(1000)'
+        monkeypatch.setattr(reading, "_CHILD", late)
+        monkeypatch.setattr(reading, "MOST_SILENCE_S", 0.0)
+        made = DocumentReader(lambda: False)
+        with pytest.raises(Unreadable, match="came late"):
+            made.read(content)
         made.close()
 
     @pytest.mark.slow

@@ -30,6 +30,7 @@ from slmchat.retrieval.loaders.bounds import (
     MOST_BYTES,
     MOST_S,
     MOST_SILENCE_S,
+    MOST_WHOLE_S,
     TOO_LARGE,
     NotDocument,
     Unreadable,
@@ -217,6 +218,7 @@ class _Child:
         """What the child finds in this file. Raises `Unreadable`, also when it dies or is too slow; `ReadingEnded`."""
         threading.Thread(target=self._send, args=(content,), daemon=True, name="document").start()
         begin = heard = monotonic()
+        most_silence = MOST_SILENCE_S if content.kind is DocumentKind.PDF else MOST_WHOLE_S
         while True:
             try:
                 line = self._lines.get(timeout=_TICK_S)
@@ -226,7 +228,7 @@ class _Child:
             if is_cancelled():
                 self.close()
                 raise ReadingEnded
-            if now - begin > MOST_S or (line is None and now - heard > MOST_SILENCE_S):
+            if now - begin > MOST_S or (line is None and now - heard > most_silence):
                 self.close()
                 raise Unreadable("takes too long to read")
             if line is None:
