@@ -126,6 +126,11 @@ class TestText:
 
 
 class TestHtml:
+    def test_how_characters_are_read_is_not_in_the_middle_of_words(self, read: Read) -> None:
+        closed = "<ruby>山路<rp>（</rp><rt>やまみち</rt><rp>）</rp></ruby>を登り"
+        left_open = "<ruby>漢<rt>kan<rb>字<rt>ji</ruby>です"
+        assert texts(read("a.html", f"<p>{closed}<p>{left_open}")) == ["山路を登り\n\n漢字です"]
+
     def test_what_a_reader_sees_and_nothing_else(self, read: Read) -> None:
         document = read(
             "a.html",
