@@ -467,6 +467,12 @@ class TestOdt:
             "<text:list><text:list-item>" * 20_000 + "<text:p>deep</text:p>" + "</text:list-item></text:list>" * 20_000
         )
         assert texts(read("a.odt", odt(deep))) == ["- deep"]
+        frame, end = (
+            "<table:table><table:table-row><table:table-cell>",
+            "</table:table-cell></table:table-row></table:table>",
+        )
+        framed = f"{5_000 * frame}<text:p>{'deep ' * 20_000}</text:p>{5_000 * end}"
+        assert len(texts(read("b.odt", odt(framed)))[0]) == len("| ") + 100_000 - 1 + len(" |")
 
 
 RTF = rb"""{\rtf1\ansi\ansicpg1252\deff0{\fonttbl{\f0\fnil\fcharset0 Arial;}{\f1\fcharset204{\*\falt x}Arial;}}

@@ -86,7 +86,7 @@ class ParagraphFlow:
         row = self._rows.pop()
         self._words = row.before
         filled = [cell for cell in row.cells if cell]
-        if len(filled) == 1 and len(filled[0]) > 1:
+        if len(filled) == 1 and (len(filled[0]) > 1 or self._rows):  # one cell in another: frames, thousands of them
             for block in filled[0]:
                 self._put(block)
         elif filled:
