@@ -32,10 +32,10 @@ from slmchat.retrieval.chunks import DocumentChunk
 from slmchat.retrieval.citations import CitationFilter
 from slmchat.retrieval.documents import DocumentKind
 from slmchat.retrieval.index import Passage
-from slmchat.retrieval.quotations import quotations_in
+from slmchat.retrieval.quotations import Quotation, quotations_in, quotations_of
 from slmchat.retrieval.reader_check import is_reader
 from slmchat.retrieval.steps import SilentDelegate
-from slmchat.retrieval.whole_sentences import widened
+from slmchat.retrieval.whole_sentences import in_whole_sentences
 from slmchat.terminal.console import Console
 
 PUMP = "The filter is cleaned every\nsix weeks. The pump must not run dry."
@@ -230,6 +230,12 @@ class TestNearest:
         assert answer.text == "So [1]. And [2], so [1]."
         assert [each.text for each in answer.quotations] == [self.NEAREST, "The pump must not run dry."]
 
+    def test_of_a_model_that_thinks_the_numbers_are_those_of_its_thought(self, asked: Asked) -> None:
+        asked.engine.template = CHATML.replace("assistant\n{%", "assistant\n<think>\n{%")
+        answer = asked(self.QUESTION, self.WRONG, "Not [1] but [2].</think>\n\nSo [2].")
+        assert (answer.thinking.strip(), answer.text) == ("Not [1] but [2].", "So [2].")
+        assert [(each.number, each.text) for each in answer.quotations] == [(2, self.NEAREST)]
+
     def test_what_it_has_copied_without_a_number_is_shown(self, asked: Asked) -> None:
         answer = asked(self.QUESTION, self.WRONG, "[1] The filter is cleaned every six weeks, it says.")
         assert [each.number for each in answer.quotations] == [1, 2]
@@ -372,6 +378,11 @@ class TestWholeSentences:
     TABLE = passage("| from | to |\n|---|---|\n| 19:05 | 20:00 |\n| 21:05 | 22:00 |", "times.md")
     CODE = passage("KEEP = 5\n\ndef kept(day):\n    return day.day <= KEEP and day.weekday() == 6\n", "days.py")
 
+    @staticmethod
+    def shown(quoted: str, said: str, *passages: Passage) -> Quotation:
+        (found,) = in_whole_sentences(quotations_of([quoted], passages), said, passages)
+        return found
+
     @pytest.mark.parametrize(
         ("quoted", "whole"),
         [
@@ -381,23 +392,32 @@ class TestWholeSentences:
             ("1,8 Liter.", "Der Tank fasst 1,8 Liter."),
             ("20:00 |", "| 19:05 | 20:00 |"),
             ("Use two screws.", "Use two screws."),
-            ("stands nowhere", "stands nowhere"),
         ],
     )
     def test_a_piece_is_widened_to_the_sentences_around_it(self, quoted: str, whole: str) -> None:
-        assert widened(quoted, "?", [self.TABLE, self.MANUAL]) == whole
+        assert self.shown(quoted, "?", self.TABLE, self.MANUAL).text == whole
 
     def test_of_code_whole_lines_are_taken(self) -> None:
         code = replace(self.CODE, chunk=replace(self.CODE.chunk, kind=DocumentKind.CODE))
-        assert widened("day.weekday() ==", "?", [code]) == "return day.day <= KEEP and day.weekday() == 6"
+        assert self.shown("day.weekday() ==", "?", code).text == "return day.day <= KEEP and day.weekday() == 6"
 
     def test_of_several_places_the_one_with_words_of_the_question_counts(self) -> None:
-        assert widened("45", "Wie lange gilt die Garantie?", [self.MANUAL]) == "Die Garantie gilt 45 Tage."
-        assert widened("45", "When must I send the claim?", [self.MANUAL]) == "- Send the claim within 45 days."
+        assert self.shown("45", "Wie lange gilt die Garantie?", self.MANUAL).text == "Die Garantie gilt 45 Tage."
+        assert self.shown("45", "When must I send the claim?", self.MANUAL).text == "- Send the claim within 45 days."
 
     def test_what_would_be_too_long_stays_as_it_is(self) -> None:
         endless = passage("word " * 200 + "HB-114 " + "word " * 200)
-        assert widened("HB-114", "?", [endless]) == "HB-114"
+        assert self.shown("HB-114", "?", endless).text == "HB-114"
+
+    @pytest.mark.parametrize(("said", "line", "file"), [("dogs", 13, "fees.md"), ("ferry", 12, "ferry.md")])
+    def test_of_places_with_the_same_sentence_the_one_whose_passage_has_the_words(
+        self, said: str, line: int, file: str
+    ) -> None:
+        fees = passage("# Fees of dogs, since 2040\n\nThe year:\n40 EUR\n", "fees.md")
+        ferry = passage("# The ferry\n\n40 EUR\n\nIt runs in 40 minutes.", "ferry.md")
+        for quoted in ("40 EUR", "40"):
+            found = self.shown(quoted, f"How much are {said}? 40 EUR.", fees, ferry)
+            assert (found.text, found.first_line, found.file.name) == ("40 EUR", line, file)
 
     def test_the_answer_shows_the_sentence(self, asked: Asked) -> None:
         asked.found = [self.MANUAL]

@@ -1,9 +1,11 @@
 """Files become documents: what is read of each kind, and files that were made to harm whoever reads them."""
 
 import base64
+import importlib.util
 import io
 import json
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -70,6 +72,11 @@ def test_every_answer_stands_once_in_its_document(reader: DocumentReader, tmp_pa
 
 
 class TestText:
+    def test_lines_may_end_by_carriage_returns(self, read: Read) -> None:
+        assert texts(read("a.csv", "name,town\rBo,Oslo\r")) == ["name,town\nBo,Oslo\n"]
+        assert read("a.csv", "name,town\rBo,Oslo\r").sections[0].heading == ("name,town",)
+        assert texts(read("b.txt", "one\r\ntwo\rthree\n")) == ["one\ntwo\rthree\n"]
+
     def test_headings_divide_markdown_and_code_fences_hold_none(self, read: Read) -> None:
         document = read("a.md", "intro\n\n# One #\ntext\n\n```sh\n# no heading\n```\n\nTwo\n---\nmore\n")
         assert document.title == "One"
@@ -119,6 +126,11 @@ class TestText:
 
 
 class TestHtml:
+    def test_how_characters_are_read_is_not_in_the_middle_of_words(self, read: Read) -> None:
+        closed = "<ruby>山路<rp>（</rp><rt>やまみち</rt><rp>）</rp></ruby>を登り"
+        left_open = "<ruby>漢<rt>kan<rb>字<rt>ji</ruby>です"
+        assert texts(read("a.html", f"<p>{closed}<p>{left_open}")) == ["山路を登り\n\n漢字です"]
+
     def test_what_a_reader_sees_and_nothing_else(self, read: Read) -> None:
         document = read(
             "a.html",
@@ -169,6 +181,22 @@ class TestPdf:
     def test_an_encrypted_one_is_told_and_one_without_a_password_is_read(self, read: Read) -> None:
         assert refused(read, "a.pdf", self.encrypted("user")) == "is encrypted"
         assert texts(read("b.pdf", self.encrypted(""))) == ["secret"]
+
+    def test_aes_without_its_package_is_told(self, read: Read) -> None:
+        keys = b" ".join(
+            b"/%s <%s>" % (key, b"00" * n) for key, n in ((b"O", 48), (b"U", 48), (b"OE", 32), (b"UE", 32))
+        )
+        trailer = b"/Encrypt << /Filter /Standard /V 5 /R 6 /P -4 /Length 256 %s >> /ID [<00> <00>]" % keys
+        reason = refused(read, "a.pdf", assembled([b"<< /Type /Catalog >>"], trailer))
+        assert reason.startswith("is encrypted")
+        assert ("pip install cryptography" in reason) == (importlib.util.find_spec("cryptography") is None)
+
+    def test_a_damaged_page_does_not_take_the_others_away(self, read: Read) -> None:
+        whole = pdf(["first page", "second page", "third page"], is_packed=False)
+        document = read("a.pdf", whole.replace(b"(second page) Tj", b"[second page) Tj"))
+        assert [(each.page, each.text) for each in document.sections] == [(1, "first page"), (3, "third page")]
+        one = pdf(["only page"], is_packed=False)
+        assert refused(read, "b.pdf", one.replace(b"(only page) Tj", b"[only page) Tj")) == "is damaged"
 
     def test_a_scanned_one_is_told(self, read: Read) -> None:
         assert refused(read, "a.pdf", pdf(["", " "])) == SCANNED
@@ -245,6 +273,54 @@ class TestDocx:
         assert reason("<w:document>" + " " * (1 << 20) + "</w:document>") == bounds.TOO_LARGE
         assert reason("<w:document><w:p>") == "is damaged"
 
+    def test_tables_in_tables_keep_what_stands_around_them(self, read: Read) -> None:
+        inner = word_table([["Station", "Fee"], ["North", "12"]])
+        layout = word_table([["", paragraphs("Call", "Who may apply") + inner + paragraphs("Apply by May")]])
+        cells = word_table([["Before" + inner + "After", "right"]])
+        assert places(read("a.docx", word(layout + paragraphs("Between") + cells))) == [
+            ("Call", "paragraph 1"),
+            ("Who may apply", "paragraph 2"),
+            ("| Station | Fee |", "paragraph 3"),
+            ("| North | 12 |", "paragraph 5"),
+            ("Apply by May", "paragraph 7"),
+            ("Between", "paragraph 8"),
+            ("| Before Station Fee North 12 After | right |", "paragraph 9"),
+        ]
+
+    def test_notes_and_boxes_stand_behind_their_paragraph(self, read: Read) -> None:
+        box = f"<w:pict><w:txbxContent>{paragraphs('A box', 'of two')}</w:txbxContent></w:pict>"
+        fallback = f"<mc:Fallback>{box}</mc:Fallback>"
+        noted = '<w:r><w:t>One</w:t><w:footnoteReference w:id="7"/><w:t xml:space="preserve"> more</w:t></w:r>'
+        notes = f'<w:footnotes><w:footnote w:id="7">{paragraphs("See B.")}</w:footnote></w:footnotes>'
+        headed = '<w:p><w:pPr><w:pStyle w:val="Heading1"/></w:pPr><w:r><w:t>Fees</w:t></w:r></w:p>'
+        body = f"<w:p>{noted}</w:p><w:p><w:r><w:t>Two</w:t>{box}{fallback}</w:r></w:p>{headed}{paragraphs('End')}"
+        document = read("a.docx", word(body, {"word/footnotes.xml": notes}))
+        assert places(document) == [
+            ("One more", "paragraph 1"),
+            ("See B.", "paragraph 1"),
+            ("Two", "paragraph 2"),
+            ("A box", "paragraph 2"),
+            ("of two", "paragraph 2"),
+            ("Fees", "paragraph 3"),
+            ("End", "paragraph 4"),
+        ]
+
+    def test_hidden_text_and_large_first_letters(self, read: Read) -> None:
+        hidden = "<w:r><w:rPr><w:vanish/></w:rPr><w:t>XX</w:t></w:r>"
+        shown = '<w:r><w:rPr><w:vanish w:val="0"/></w:rPr><w:t>nce</w:t></w:r>'
+        cap = '<w:p><w:pPr><w:framePr w:dropCap="drop"/></w:pPr><w:r><w:t>O</w:t></w:r></w:p>'
+        assert texts(read("a.docx", word(f"{cap}<w:p>{hidden}{shown}</w:p>"))) == ["Once"]
+
+    def test_the_document_may_have_another_name(self, read: Read) -> None:
+        relation = '<Relationship Type="http://x/relationships/officeDocument" Target="/text/main.xml"/>'
+        members = {"_rels/.rels": f"<Relationships>{relation}</Relationships>"}
+        assert texts(read("a.dotx", word(paragraphs("here"), members, path="text/main.xml"))) == ["here"]
+
+    def test_one_with_a_password_is_told_from_an_old_one(self, read: Read) -> None:
+        old = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(6_000)
+        assert refused(read, "a.docx", old) == "is called .docx and is not one"
+        assert refused(read, "b.docx", old + "EncryptedPackage".encode("utf-16-le")) == "is encrypted"
+
     def test_other_archives(self, read: Read, tmp_path: Path) -> None:
         whole = write_docx(tmp_path / "whole.docx", "text").read_bytes()
         assert refused(read, "a.docx", whole[: len(whole) // 2]) == "is damaged"
@@ -257,6 +333,26 @@ def packed(members: dict[str, str | bytes]) -> bytes:
         for name, content in members.items():
             archive.writestr(name, content)
     return out.getvalue()
+
+
+def paragraphs(*texts: str) -> str:
+    return "".join(f"<w:p><w:r><w:t>{text}</w:t></w:r></w:p>" for text in texts)
+
+
+def word_table(rows: list[list[str]]) -> str:
+    """Cells are text, or elements and text around them."""
+
+    def cell(content: str) -> str:
+        parts = re.split(r"(<w:tbl>.*</w:tbl>|<w:p>.*?</w:p>)", content)
+        return f"<w:tc>{''.join(part if part.startswith('<') else paragraphs(part) for part in parts if part)}</w:tc>"
+
+    made = ("".join(map(cell, row)) for row in rows)
+    return f"<w:tbl>{''.join(f'<w:tr>{cells}</w:tr>' for cells in made)}</w:tbl>"
+
+
+def word(body: str, more: dict[str, str | bytes] | None = None, *, path: str = "word/document.xml") -> bytes:
+    """A DOCX."""
+    return packed({path: f"<w:document><w:body>{body}</w:body></w:document>", **(more or {})})
 
 
 def places(document: Document) -> list[tuple[str, str]]:
@@ -326,6 +422,20 @@ class TestOdt:
             "End": "paragraph 8",
         }
 
+    def test_a_box_has_lines_and_a_table_in_a_table_is_in_it(self, read: Read) -> None:
+        def table(*cells: str) -> str:
+            made = "".join(f"<table:table-cell>{cell}</table:table-cell>" for cell in cells)
+            return f"<table:table><table:table-row>{made}</table:table-row></table:table>"
+
+        one, two = "<text:p>one</text:p>", "<text:p>two</text:p>"
+        body = (
+            f"<text:p>Beside<draw:text-box>{one}{two}</draw:text-box></text:p>"
+            f"{table(one + table(one, two) + two)}{table('<text:p>x</text:p>' + table(one), two)}"
+        )
+        assert texts(read("a.odt", odt(body))) == [
+            "Beside\n\none\ntwo\n\none\n\n| one | two |\n\ntwo\n\n| x one | two |"
+        ]
+
     def test_what_was_deleted_hidden_or_remarked_is_not_text(self, read: Read) -> None:
         body = (
             "<text:tracked-changes><text:p>gone</text:p></text:tracked-changes>"
@@ -357,6 +467,12 @@ class TestOdt:
             "<text:list><text:list-item>" * 20_000 + "<text:p>deep</text:p>" + "</text:list-item></text:list>" * 20_000
         )
         assert texts(read("a.odt", odt(deep))) == ["- deep"]
+        frame, end = (
+            "<table:table><table:table-row><table:table-cell>",
+            "</table:table-cell></table:table-row></table:table>",
+        )
+        framed = f"{5_000 * frame}<text:p>{'deep ' * 20_000}</text:p>{5_000 * end}"
+        assert len(texts(read("b.odt", odt(framed)))[0]) == len("| ") + 100_000 - 1 + len(" |")
 
 
 RTF = rb"""{\rtf1\ansi\ansicpg1252\deff0{\fonttbl{\f0\fnil\fcharset0 Arial;}{\f1\fcharset204{\*\falt x}Arial;}}
@@ -386,6 +502,20 @@ class TestRtf:
             ("{End}", "paragraph 10"),
             ("last", "paragraph 11"),
         ]
+
+    @pytest.mark.parametrize(
+        ("body", "text"),
+        [
+            (rb"\trowd a\cell b\cell", "| a | b |"),  # no row ends it
+            (rb"{\f1\*\cs7 The fox}", "The fox"),  # what may be left out says so where its group begins
+            (rb"\intbl {\*\nesttableprops x}{\nonesttables XX\par}deep\nestcell\nestrow\cell\row", "| deep |"),
+            (rb"{\fonttbl{\f0\fcharset78 Kaku;}}\f0 \'82\'a8", "お"),
+            (rb"\mac\ansicpg10007 \'80", "А"),
+            (rb"one{\footnote a\par b}{\footnote c} two\par", "one two\n\na\nb\n\nc"),
+        ],
+    )
+    def test_as_other_programs_write_it(self, read: Read, body: bytes, text: str) -> None:
+        assert texts(read("a.rtf", rb"{\rtf1\ansi " + body + b"}")) == [text]
 
     def test_what_is_cut_off_is_read_as_far_as_it_goes(self, read: Read) -> None:
         whole = texts(read("a.rtf", RTF))[0].split()
@@ -556,6 +686,26 @@ class TestMail:
             ("Two.", "paragraph 2"),
         ]
 
+    def test_names_of_attachments_may_be_sent_as_they_are(self, read: Read) -> None:
+        for encoding in ("utf-8", "cp1252"):
+            part = "Content-Type: image/png; name=Gerät.png\n\nxx".encode(encoding)
+            head = f"{MAIL}Content-Type: multipart/mixed; boundary=b\n\n--b\n".encode()
+            assert ("Attachments: Gerät.png", "header") in places(read("a.eml", head + part))
+
+    def test_what_encodings_are_meant_by_their_names(self, read: Read) -> None:
+        for charset, sent, text in (
+            ("iso-8859-1", "“5 €”".encode("cp1252"), "“5 €”"),
+            ("gb2312", "朱镕基".encode("gbk"), "朱镕基"),
+            ("x-sjis", "①日本".encode("cp932"), "①日本"),
+            ("us-ascii", "Grüße".encode(), "Grüße"),
+            ("us-ascii", "Grüße".encode("cp1252"), "Grüße"),
+        ):
+            letter = f"{MAIL}Content-Type: text/plain; charset={charset}\n\n".encode() + sent
+            assert texts(read("a.eml", letter))[0].endswith(f"\n\n{text}"), charset
+            if charset != "us-ascii":
+                page = f"<script>{5_000 * ' '}</script><meta charset={charset}><p>".encode() + sent
+                assert texts(read("a.html", page)) == [text], charset
+
     def test_a_body_of_unknown_or_wrong_encoding_is_read_as_utf_8(self, read: Read) -> None:
         for charset in ("klingon", "rot13", "hex", '"\\'):
             assert "Grüße" in texts(read("a.eml", f"{MAIL}Content-Type: text/plain; charset={charset}\n\nGrüße"))[0]
@@ -680,12 +830,23 @@ class TestChild:
 
     def test_one_that_hangs_is_ended(self, content: reading.FileContent, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reading, "_CHILD", "import time; time.sleep(1000)")
-        monkeypatch.setattr(reading, "MOST_SILENCE_S", 0.3)
+        monkeypatch.setattr(reading, "MOST_WHOLE_S", 0.3)
         made = DocumentReader(lambda: False)
         with pytest.raises(Unreadable, match="takes too long to read"):
             made.read(content)
         monkeypatch.undo()
         assert texts(made.read(content)) == ["text"]
+        made.close()
+
+    def test_a_whole_document_may_take_longer_than_a_page(
+        self, content: reading.FileContent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        late = 'import time; time.sleep(0.5); print(\'{"reason": "came late"}\', flush=True); time.sleep(1000)'
+        monkeypatch.setattr(reading, "_CHILD", late)
+        monkeypatch.setattr(reading, "MOST_SILENCE_S", 0.0)
+        made = DocumentReader(lambda: False)
+        with pytest.raises(Unreadable, match="came late"):
+            made.read(content)
         made.close()
 
     @pytest.mark.slow

@@ -68,6 +68,7 @@ GROUND |= {
     "interpreter",
     "file_hashes",
     "kept_json",
+    "archives",
 }
 FLOORS = (
     {"engine"},

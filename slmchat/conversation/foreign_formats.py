@@ -9,14 +9,13 @@ Knows: these formats as their tools write them. Refuses to know: what becomes of
 import io
 import json
 import math
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from slmchat.archives import NOT_READABLE
 from slmchat.conversation.attachments import fence_around
 from slmchat.conversation.exchange import FORMAT, Times
 from slmchat.conversation.foreign_chat import ForeignChat, ForeignMessage
@@ -70,13 +69,6 @@ def _parsed(text: str) -> Any:
     return value
 
 
-# Whatever zipfile says to a damaged or hostile file; RuntimeError: it wants a password.
-_NOT_READABLE = (
-    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error),
-    *(EOFError, OSError, NotImplementedError, RuntimeError, ValueError, OverflowError),
-)
-
-
 def _member(data: bytes) -> bytes:
     """`conversations.json` of a ZIP file, as ChatGPT and Claude send it."""
     try:
@@ -85,7 +77,7 @@ def _member(data: bytes) -> bytes:
             if names:
                 with archive.open(names[0]) as member:
                     return member.read(MOST_BYTES)
-    except _NOT_READABLE as error:
+    except (*NOT_READABLE, OSError) as error:
         raise _unknown() from error
     raise _unknown()
 

@@ -262,15 +262,20 @@ class DocumentAnswers:
         if thresholds.is_very_small(self._generator.opened.model) and not is_raw:  # a bare text often begins with one
             limits = replace(limits, stop=(*limits.stop, _PARAGRAPH))
         is_chosen = has_nearest(self._generator.opened.model)
+        # a thought that is shown has the numbers of the prompt, and so has then the answer
+        is_anew = is_chosen and not prepared.thinks(self._generator.engine)
         citations = CitationFilter(
-            len(made.quotations), lambda text: is_verbatim(text, made.passages), numbers_anew=is_chosen
+            len(made.quotations), lambda text: is_verbatim(text, made.passages), numbers_anew=is_anew
         )
         shown = CitingHandler(delegate.answering(), citations)
         completion = self._generator.generate(prepared, self._sampler(prepared), limits, AnswerStep(shown, delegate))
+        quotations = made.quotations
+        if is_chosen:
+            quotations = referred(quotations, citations.used, shown.text, numbers_anew=is_anew)
         return replace(
             made,
             text=shown.text.strip(),
-            quotations=referred(made.quotations, citations.used, shown.text) if is_chosen else made.quotations,
+            quotations=quotations,
             thinking=completion.thinking,
             finish_reason=completion.finish_reason,
             usage=_sum(made.usage, completion.usage),

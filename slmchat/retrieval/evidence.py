@@ -42,12 +42,15 @@ def evidence(question: str, copied: str, passages: Sequence[Passage], model: Bac
     return tuple(quotations_of(texts, passages))
 
 
-def referred(quotations: Sequence[Quotation], numbers: Sequence[int], text: str) -> tuple[Quotation, ...]:
+def referred(
+    quotations: Sequence[Quotation], numbers: Sequence[int], text: str, *, numbers_anew: bool = True
+) -> tuple[Quotation, ...]:
     """Those to which an answer refers: by number, in this order, then those that it has copied without one. All of them
-    where it does neither: it was made from all."""
+    where it does neither: it was made from all. Not `numbers_anew`: by the numbers that they have."""
     named = [quotations[number - 1] for number in numbers]
     copied = [each for each in quotations if each not in named and _is_copied(each, text)]
-    return tuple(numbered([*named, *copied])) or tuple(quotations)
+    chosen = [*named, *copied] or quotations
+    return tuple(numbered(chosen) if numbers_anew else sorted(chosen, key=lambda each: each.number))
 
 
 def _is_copied(quotation: Quotation, text: str) -> bool:

@@ -9,6 +9,10 @@ documents.
 
 from slmchat.database import Schema
 
+_TERMS = tuple(
+    f"CREATE VIRTUAL TABLE {table} USING fts5 (text, content = '', tokenize = 'ascii')" for table in ("words", "pieces")
+)
+
 # Never change a step that was released. A path is bytes: names of files need not be UTF-8. `problem`: why a file that
 # was parsed has no chunks. `mtime` and `read_at` are nanoseconds.
 _STEPS = (
@@ -38,8 +42,7 @@ _STEPS = (
             text TEXT NOT NULL,
             UNIQUE (document, place)
         )""",
-        "CREATE VIRTUAL TABLE words USING fts5 (text, content = '', tokenize = 'ascii')",
-        "CREATE VIRTUAL TABLE pieces USING fts5 (text, content = '', tokenize = 'ascii')",
+        *_TERMS,
         "CREATE TABLE models (key INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
         """CREATE TABLE vectors (
             model INTEGER NOT NULL REFERENCES models (key),
@@ -58,6 +61,12 @@ _STEPS = (
     tuple(
         f"UPDATE documents SET n_bytes = -1, sha256 = '' WHERE lower(CAST(path AS TEXT)) LIKE '%.{suffix}'"
         for suffix in ("eml", "ipynb", "rtf")
+    ),
+    # Words that are divided at the end of a line are found whole, and of DOCX, ODT, RTF and PDF more is read.
+    (
+        *(f"DROP TABLE {table}" for table in ("words", "pieces")),
+        *_TERMS,
+        *(f"DELETE FROM {table}" for table in ("vectors", "chunks", "documents")),
     ),
 )
 

@@ -77,7 +77,7 @@ def quotations_of(texts: Iterable[str], passages: Sequence[Passage]) -> list[Quo
             continue
         if not any(quoted in other.text for other in found):
             found = [other for other in found if other.text not in quoted]
-            found.append(_quotation(quoted, passage, begin))
+            found.append(quotation_at(passage, begin, quoted))
     return numbered(found)
 
 
@@ -116,7 +116,8 @@ def _place(text: str, passages: Sequence[Passage]) -> tuple[Passage, int, int] |
     return None
 
 
-def _quotation(text: str, passage: Passage, begin: int) -> Quotation:
+def quotation_at(passage: Passage, begin: int, text: str) -> Quotation:
+    """A quotation of this text, which stands at this place of the passage; without a number."""
     chunk = passage.chunk
     first = chunk.text.count("\n", 0, begin)
     last = first + text.count("\n")

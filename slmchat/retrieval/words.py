@@ -11,8 +11,9 @@ Knows: how a text becomes words and pieces, which words of a question ask and na
 import re
 import unicodedata
 
-# Words joined by signs, as in codes, numbers, addresses: `E-17`, `1,250.40`, `KEEP_WEEKLY`, `r3.local`.
-_WORD = re.compile(r"\w+(?:[-.,:/@'’_]\w+)*")
+# Words joined by signs, as in codes, numbers, addresses: `E-17`, `1,250.40`, `KEEP_WEEKLY`, `r3.local`. A word that is
+# divided at the end of a line, as in print, is joined, too.
+_WORD = re.compile(r"\w+(?:(?:[-.,:/@'’_]|[-\u00ad\u2010]\n)\w+)*")
 _JOINT = re.compile(r"[\W_]+")
 _HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _PIECE, UNSPACED_PIECE = 3, 2

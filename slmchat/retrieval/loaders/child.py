@@ -80,7 +80,7 @@ def _read(kind: DocumentKind, data: bytes) -> Iterator[str | Section | None]:
 
         raise Unreadable(why_not_text(data)) from error
     except (MemoryError, RecursionError) as error:
-        raise Unreadable("is damaged") from error
+        raise Unreadable(bounds.DAMAGED) from error
     yield title
     yield from sections
 

@@ -15,7 +15,7 @@ from slmchat import text_files
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.documents import Section
 from slmchat.retrieval.loaders import html, zipped
-from slmchat.retrieval.loaders.bounds import Unreadable, mislabelled
+from slmchat.retrieval.loaders.bounds import ENCRYPTED, Unreadable, mislabelled
 from slmchat.retrieval.loaders.sections import ParagraphCounter
 from slmchat.retrieval.loaders.zipped import ZippedFiles
 
@@ -32,7 +32,7 @@ def read(data: bytes) -> tuple[str | None, list[Section]]:
         package = _Package.of(archive)
         locked = _Encryption.of(archive)
         if any(page in locked for page in package.pages):
-            raise Unreadable(zipped.ENCRYPTED)
+            raise Unreadable(ENCRYPTED)
         names = _names_of_pages(archive, package)
         for page in package.pages:
             content = archive.member(page)

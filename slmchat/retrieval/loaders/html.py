@@ -3,16 +3,17 @@
 Knows: elements that end a line, headings, tables, preformatted text. Refuses to know: CSS beyond `display: none`.
 """
 
-import codecs
 import re
-from contextlib import suppress
 from html.parser import HTMLParser
 
 from slmchat import text_files
 from slmchat.retrieval.documents import Section
+from slmchat.retrieval.loaders.encodings import codec_of
 from slmchat.retrieval.loaders.sections import SectionBuilder, table_row
 
 _UNSEEN = {"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "canvas", "select", "head"}
+# How characters beside them are read aloud, which search and quotations would have in the middle of a word.
+_READINGS = {"rt", "rp", "rtc"}
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _BLOCK_NAMES = """address article aside blockquote body caption center dd details dialog div dl dt fieldset figcaption
 figure footer form header hr html legend li main nav ol p pre section summary table tbody td tfoot th thead tr ul"""
@@ -24,17 +25,17 @@ _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECAS
 _CHARSET = re.compile(
     rb"""<(?:meta[^>]{0,200}charset|\?xml[^>]{0,200}encoding)\s*=\s*["']?([\w.:-]{1,40})""", re.IGNORECASE
 )
-_HEAD_BYTES = 4096
+# Scripts may stand before it: browsers look for it here, too.
+_HEAD_BYTES = 1 << 16
 _BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 
 
 def decode(data: bytes) -> str:
     """The text of a page in the encoding that it names, else in UTF-8. Raises `NotText`."""
     if not text_files.mark_of(data)[0] and (named := _CHARSET.search(data[:_HEAD_BYTES])):
-        with suppress(LookupError):  # an encoding that nobody knows, or that is not one of text
-            encoding = codecs.lookup(named[1].decode("ascii")).name
-            if not encoding.startswith("utf-"):
-                return data.decode(encoding, "replace")
+        encoding = codec_of(named[1].decode("ascii", "replace"))
+        if encoding is not None and not encoding.startswith("utf-"):
+            return data.decode(encoding, "replace")
     return text_files.decode(data)
 
 
@@ -72,14 +73,16 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "title" and not self.title:
             self._is_title = True
-        ends_paragraph = self._unseen[-1:] == ["p"] and (tag in _BLOCKS or tag in _HEADINGS)
-        if tag == "body" or ends_paragraph:  # a page need not end its head, nor its paragraphs
+        innermost = self._unseen[-1] if self._unseen else ""
+        ends_paragraph = innermost == "p" and (tag in _BLOCKS or tag in _HEADINGS)
+        ends_reading = innermost in _READINGS and tag in (*_READINGS, "rb")
+        if tag == "body" or ends_paragraph or ends_reading:  # a page need not end its head, nor its paragraphs
             self._unseen = []
         if self._unseen:
             if tag == self._unseen[-1]:
                 self._unseen.append(tag)
             return
-        if tag not in _VOID and (tag in _UNSEEN or _is_hidden(dict(attrs))):
+        if tag not in _VOID and (tag in _UNSEEN or tag in _READINGS or _is_hidden(dict(attrs))):
             self._unseen.append(tag)
             return
         if tag == "br":
@@ -103,7 +106,7 @@ class _Page(HTMLParser):
         if tag == "title":
             self._is_title = False
         if self._unseen:
-            if tag == self._unseen[-1]:
+            if tag == self._unseen[-1] or (tag == "ruby" and self._unseen[-1] in _READINGS):
                 self._unseen.pop()
             return
         if tag in ("td", "th"):

@@ -24,7 +24,7 @@ _BY_SUFFIX = {
     **dict.fromkeys((".md", ".markdown", ".mdown", ".mkd", ".mdx", ".rmd", ".qmd"), DocumentKind.MARKDOWN),
     **dict.fromkeys((".html", ".htm", ".xhtml"), DocumentKind.HTML),
     **dict.fromkeys((".csv", ".tsv"), DocumentKind.CSV),
-    **dict.fromkeys((".docx", ".docm"), DocumentKind.DOCX),
+    **dict.fromkeys((".docx", ".docm", ".dotx", ".dotm"), DocumentKind.DOCX),
     **dict.fromkeys((".odt", ".ott"), DocumentKind.ODT),
     ".pdf": DocumentKind.PDF,
     ".rtf": DocumentKind.RTF,
@@ -34,6 +34,7 @@ _BY_SUFFIX = {
     **dict.fromkeys((".txt", ".text", ".rst", ".adoc", ".org", ".tex", ".log", ".srt"), DocumentKind.TEXT),
     **dict.fromkeys(_CODE.split(), DocumentKind.CODE),
 }
+_COMPOUND = b"\xd0\xcf\x11\xe0"  # older Office, and what newer Office has encrypted
 _RTF = b"{\\rtf"
 _ARCHIVES = (DocumentKind.DOCX, DocumentKind.ODT, DocumentKind.EPUB)
 # Pictures that are text to a computer.
@@ -53,6 +54,8 @@ def kind_of(path: Path, first: bytes) -> DocumentKind:
         return DocumentKind.PDF
     if first.startswith(b"PK\x03\x04") and named in _ARCHIVES:
         return named
+    if first.startswith(_COMPOUND) and named is DocumentKind.DOCX:
+        return named  # with a password, or not one: docx.py tells
     if named in (DocumentKind.PDF, DocumentKind.RTF, *_ARCHIVES):
         raise mislabelled(suffix)
     if b"\0" in first and not text_files.mark_of(first)[0]:

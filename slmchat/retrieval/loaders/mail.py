@@ -14,15 +14,16 @@ from email import message_from_bytes
 from email.errors import MessageError
 from email.header import decode_header
 from email.message import Message
+from email.policy import Compat32
 from email.utils import parseaddr, parsedate_to_datetime
 
 from slmchat import text_files
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.documents import ABOVE_TEXT, Section
 from slmchat.retrieval.loaders import html
-from slmchat.retrieval.loaders.bounds import Unreadable, mislabelled
+from slmchat.retrieval.loaders.bounds import DAMAGED, ENCRYPTED, Unreadable, mislabelled
+from slmchat.retrieval.loaders.encodings import codec_of
 from slmchat.retrieval.loaders.sections import ParagraphCounter
-from slmchat.retrieval.loaders.zipped import DAMAGED, ENCRYPTED
 
 _SHOWN = ("From", "To", "Cc", "Date")
 # Characters of a header that are looked at, and that are shown: an invitation can go to a whole town.
@@ -38,7 +39,7 @@ _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 def read(data: bytes) -> tuple[str | None, list[Section]]:
     """The subject of a message and its sections; lines are paragraphs. Raises `Unreadable`."""
     try:
-        return _read(message_from_bytes(data))
+        return _read(message_from_bytes(data, policy=_AsSent()))
     except (MessageError, LookupError, TypeError, AttributeError, ValueError, AssertionError) as error:
         raise Unreadable(DAMAGED) from error  # the library meets what is malformed with errors of any kind
 
@@ -74,11 +75,16 @@ def _read(message: Message) -> tuple[str | None, list[Section]]:
 # Headers
 
 
+class _AsSent(Compat32):
+    """Headers whose bytes are no ASCII, as many programs send them, are text all the same, and so are names in them."""
+
+    def header_fetch_parse(self, name: str, value: str) -> str:
+        return value if value.isascii() else _in_charset(value.encode("utf-8", "surrogateescape"), None)
+
+
 def _header(message: Message, name: str) -> str:
     """A header as it is shown, on one line; empty where there is none."""
-    raw = next((str(value) for key, value in message.raw_items() if key.lower() == name.lower()), "")[:_MOST_READ]
-    text = raw.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    shown = " ".join(_decoded(text).split())
+    shown = " ".join(_decoded(str(message.get(name, ""))[:_MOST_READ]).split())
     return shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}…"
 
 
@@ -163,9 +169,10 @@ def _text(part: Message, is_html: bool) -> str:
 
 
 def _in_charset(data: bytes, charset: str | None) -> str:
-    """UTF-8 where nothing is named, and where nobody knows what is named."""
-    try:
-        text = data.decode(charset or "utf-8", "replace")
-    except (LookupError, ValueError):  # also: an encoding that is not one of text
-        text = data.decode("utf-8", "replace")
-    return text
+    """UTF-8 where nothing is named, and where nobody knows what is named; a text without any of it is from Windows."""
+    named = codec_of(charset) if charset else None
+    if named is not None:
+        return data.decode(named, "replace")
+    text = data.decode("utf-8", "replace")
+    is_utf_8 = "\ufffd" not in text or not text.replace("\ufffd", "").isascii()
+    return text if is_utf_8 else data.decode("cp1252", "replace")

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 
 from slmchat.retrieval.documents import DocumentKind, Section
-from slmchat.retrieval.loaders.bounds import MOST_CHARACTERS, MOST_PAGES, TOO_LONG, Unreadable
+from slmchat.retrieval.loaders.bounds import DAMAGED, ENCRYPTED, MOST_CHARACTERS, MOST_PAGES, TOO_LONG, Unreadable
 from slmchat.retrieval.loaders.plain import text_sections
 from slmchat.retrieval.loaders.sections import HeadingPath
 
@@ -19,35 +19,46 @@ from slmchat.retrieval.loaders.sections import HeadingPath
 def read(data: bytes) -> Iterator[str | Section]:
     """The title, then the sections of each page as soon as it is read. Raises `Unreadable`."""
     import pypdf
-    from pypdf.errors import PyPdfError
 
     logging.getLogger("pypdf").setLevel(
         logging.CRITICAL
     )  # it complains on stderr about files that it reads all the same
-    n_characters = 0
+    n_characters, damage = 0, None
     try:
         reader = pypdf.PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
-            raise Unreadable("is encrypted")
+            raise Unreadable(ENCRYPTED)
         if len(reader.pages) > MOST_PAGES:
             raise Unreadable(f"has more than {MOST_PAGES:,} pages")
         yield _title(reader.metadata)
-        path = HeadingPath()
-        for number, page in enumerate(reader.pages, 1):
-            text = page.extract_text().rstrip()
-            n_characters += len(text)
-            if n_characters > MOST_CHARACTERS:
-                raise Unreadable(TOO_LONG)
-            if text:
-                yield from text_sections(text, DocumentKind.PDF, number, path)
-    except Unreadable:
-        raise
-    except (PyPdfError, ArithmeticError, AttributeError, LookupError, NotImplementedError) as error:
-        raise Unreadable(_reason(error)) from error
-    except (RecursionError, OSError, TypeError, ValueError, AssertionError, MemoryError) as error:
-        raise Unreadable(_reason(error)) from error
+    except _errors() as error:
+        raise _unreadable(error) from error
+    path = HeadingPath()
+    for number in range(len(reader.pages)):
+        try:
+            text = reader.pages[number].extract_text().rstrip()
+        except _errors() as error:  # the other pages can be read
+            damage = error
+            continue
+        n_characters += len(text)
+        if n_characters > MOST_CHARACTERS:
+            raise Unreadable(TOO_LONG)
+        if text:
+            yield from text_sections(text, DocumentKind.PDF, number + 1, path)
+    if damage is not None and not n_characters:
+        raise _unreadable(damage) from damage
     if not n_characters:
         raise Unreadable("is scanned: its pages are pictures, without text")
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """pypdf meets damage with errors of every kind, Python's own among them: a wrong number where a name should be."""
+    from pypdf.errors import DependencyError, PyPdfError
+
+    return (
+        *(PyPdfError, DependencyError, ArithmeticError, AttributeError, LookupError, NotImplementedError),
+        *(RecursionError, OSError, TypeError, ValueError, AssertionError, MemoryError),
+    )
 
 
 def _title(metadata: object) -> str:
@@ -55,9 +66,10 @@ def _title(metadata: object) -> str:
     return title.strip() if isinstance(title, str) else ""
 
 
-def _reason(error: Exception) -> str:
-    """pypdf meets damage with errors of every kind, Python's own among them: a wrong number where a name should be."""
+def _unreadable(error: Exception) -> Unreadable:
     from pypdf.errors import DependencyError, FileNotDecryptedError, WrongPasswordError
 
-    is_encrypted = isinstance(error, (DependencyError, FileNotDecryptedError, WrongPasswordError))
-    return "is encrypted" if is_encrypted else "is damaged"
+    if isinstance(error, DependencyError):  # AES, which Python has not
+        return Unreadable(f"{ENCRYPTED} with AES (where it opens without a password: pip install cryptography)")
+    is_encrypted = isinstance(error, (FileNotDecryptedError, WrongPasswordError))
+    return Unreadable(ENCRYPTED if is_encrypted else DAMAGED)

@@ -25,7 +25,16 @@ from slmchat.interpreter import interpreter
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.documents import Document, DocumentKind, Section
 from slmchat.retrieval.loaders import markdown, plain
-from slmchat.retrieval.loaders.bounds import MOST_BYTES, MOST_S, MOST_SILENCE_S, TOO_LARGE, NotDocument, Unreadable
+from slmchat.retrieval.loaders.bounds import (
+    DAMAGED,
+    MOST_BYTES,
+    MOST_S,
+    MOST_SILENCE_S,
+    MOST_WHOLE_S,
+    TOO_LARGE,
+    NotDocument,
+    Unreadable,
+)
 from slmchat.retrieval.loaders.kinds import FIRST_BYTES, kind_of, why_not_text
 from slmchat.sanitize import Sanitizer
 
@@ -138,7 +147,10 @@ class DocumentReader:
 
 def _read_here(content: FileContent) -> tuple[str | None, tuple[Section, ...]]:
     try:
-        text = _clean(text_files.with_line_feeds(text_files.decode(content.data)))
+        text = text_files.with_line_feeds(text_files.decode(content.data))
+        text = _clean(
+            text if "\n" in text else text.replace("\r", "\n")
+        )  # lines of old Macintoshes, which Excel writes
     except text_files.NotText as error:
         raise Unreadable(why_not_text(content.data)) from error
     if content.kind is DocumentKind.MARKDOWN:
@@ -206,6 +218,7 @@ class _Child:
         """What the child finds in this file. Raises `Unreadable`, also when it dies or is too slow; `ReadingEnded`."""
         threading.Thread(target=self._send, args=(content,), daemon=True, name="document").start()
         begin = heard = monotonic()
+        most_silence = MOST_SILENCE_S if content.kind is DocumentKind.PDF else MOST_WHOLE_S
         while True:
             try:
                 line = self._lines.get(timeout=_TICK_S)
@@ -215,7 +228,7 @@ class _Child:
             if is_cancelled():
                 self.close()
                 raise ReadingEnded
-            if now - begin > MOST_S or (line is None and now - heard > MOST_SILENCE_S):
+            if now - begin > MOST_S or (line is None and now - heard > most_silence):
                 self.close()
                 raise Unreadable("takes too long to read")
             if line is None:
@@ -223,7 +236,7 @@ class _Child:
             heard = now
             if not line:  # it died: too much memory, a crash
                 self.close()
-                raise Unreadable("is damaged")
+                raise Unreadable(DAMAGED)
             record = json.loads(line)
             if "reason" in record:
                 raise Unreadable(record["reason"])

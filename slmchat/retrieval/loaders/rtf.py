@@ -7,13 +7,13 @@ that one need not know them.
 Knows: RTF 1.9 as word processors write it. Refuses to know: layout, pictures, objects, boxes.
 """
 
-import codecs
 import re
 from dataclasses import replace
 
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.documents import Section
-from slmchat.retrieval.loaders.bounds import Unreadable
+from slmchat.retrieval.loaders.bounds import DAMAGED, Unreadable
+from slmchat.retrieval.loaders.encodings import codec_of
 from slmchat.retrieval.loaders.paragraphs import ParagraphFlow
 
 _TOKEN = re.compile(
@@ -26,7 +26,7 @@ _DEEPEST = 500  # groups within groups; word processors need a dozen
 # Groups that hold no text of a page. `listtext` and `pntext`: the mark of an item.
 _UNSEEN_NAMES = """colortbl info pict objdata object header headerl headerr headerf footer footerl footerr footerf
 fldinst listtext pntext pntxta pntxtb bkmkstart bkmkend annotation atnid atnauthor revtbl tc xe txe rxe ftnsep ftnsepc
-ftncn nonshppict filetbl shp do"""
+ftncn nonshppict nonesttables filetbl shp do"""
 _UNSEEN = frozenset(_UNSEEN_NAMES.split())
 _PLACES = {"fonttbl": "fonts", "stylesheet": "styles", "title": "title", "footnote": "aside"}
 _SIGNS = {
@@ -37,10 +37,12 @@ _SIGNS = {
     **{"_": "-", "{": "{", "}": "}", "\\": "\\"},
 }
 _PAGES = {"mac": "mac_roman", "pc": "cp437", "pca": "cp850"}
-# Encodings of fonts by \fcharset.
+# Encodings of fonts by \fcharset; from 77 to 89 those of a Macintosh.
 _CHARSETS = {
-    **{77: "mac_roman", 128: "cp932", 129: "cp949", 134: "gbk", 136: "cp950", 161: "cp1253", 162: "cp1254"},
-    **{163: "cp1258", 177: "cp1255", 178: "cp1256", 186: "cp1257", 204: "cp1251", 222: "cp874", 238: "cp1250"},
+    **{77: "mac_roman", 78: "cp932", 79: "cp949", 80: "gb18030", 81: "cp950", 84: "mac_arabic", 85: "mac_greek"},
+    **{86: "mac_turkish", 87: "cp874", 88: "mac_latin2", 89: "mac_cyrillic", 128: "cp932", 129: "cp949", 130: "johab"},
+    **{134: "gb18030", 136: "cp950", 161: "cp1253", 162: "cp1254", 163: "cp1258", 177: "cp1255", 178: "cp1256"},
+    **{186: "cp1257", 204: "cp1251", 222: "cp874", 238: "cp1250", 254: "cp437"},
 }
 
 
@@ -79,11 +81,13 @@ class _Reader:
         self._bytes = bytearray()
         self._n_skipped = 0  # substitutes that are left
         self._high = 0  # the first half of a pair of Unicode
+        self._is_begun = False  # a group, of which nothing has been read yet
         self._is_optional = False  # the group may be left out by whoever does not know it
-        self._texts: dict[str, list[str]] = {"title": [], "styles": [], "aside": []}
+        self._texts: dict[str, list[str]] = {"title": [], "styles": []}
 
     def take(self, match: re.Match[bytes]) -> int:
         """One token; how many bytes behind it are no text."""
+        is_begun, self._is_begun = self._is_begun, match["group"] == b"{" or (self._is_begun and not match.lastgroup)
         if text := match["text"]:
             self._put_bytes(text)
         elif code := match["hex"]:
@@ -98,26 +102,29 @@ class _Reader:
                 return max(0, number or 0)
             self._put_word(word.decode(), number)
         elif sign := match["sign"]:
-            self._put_sign(sign.decode("latin-1"))
+            self._put_sign(sign.decode("latin-1"), is_begun=is_begun)
         return 0
 
     def ended(self) -> tuple[str | None, list[Section]]:
         self._flush()
-        self._end_paragraph()
+        self._flow.finish(self._state.level, is_item=self._state.is_item)
         return self._taken("title").strip() or None, list(self._flow.builder.sections())
 
     # Groups
 
     def _open(self) -> None:
         if len(self._outer) >= _DEEPEST:
-            raise Unreadable("is damaged")
+            raise Unreadable(DAMAGED)
         self._outer.append(self._state)
 
     def _close(self) -> None:
         if self._state.place == "styles":
             self._end_style()
         if self._outer:
+            is_aside = self._state.place == "aside"
             self._state = self._outer.pop()
+            if is_aside and self._state.place != "aside":
+                self._flow.end_aside()
 
     def _end_style(self) -> None:
         name = self._taken("styles").strip("; ")
@@ -134,6 +141,8 @@ class _Reader:
         self._n_skipped = 0
         is_optional, self._is_optional = self._is_optional, False
         if word in _PLACES and (self._state.place or word == "title"):
+            if _PLACES[word] == "aside" != self._state.place:
+                self._flow.begin_aside()
             self._set(place=_PLACES[word])
         elif is_optional or word in _UNSEEN:
             self._set(place="")
@@ -154,7 +163,7 @@ class _Reader:
         if word == "uc":
             self._set(n_substitutes=max(0, n))
         elif word == "ansicpg":
-            self._encoding = _known(f"cp{n}" if n != 65001 else "utf-8")
+            self._encoding = codec_of(f"cp{n}") or "cp1252"
         elif word in _PAGES:
             self._encoding = _PAGES[word]
         elif word == "f":
@@ -176,9 +185,9 @@ class _Reader:
         elif word in ("v", "deleted"):
             self._set(is_hidden=number != 0)
 
-    def _put_sign(self, sign: str) -> None:
+    def _put_sign(self, sign: str, *, is_begun: bool) -> None:
         if sign == "*":
-            self._is_optional = True
+            self._is_optional = is_begun  # elsewhere it means nothing
         elif self._n_skipped:
             self._n_skipped -= 1
         elif sign in "\r\n":
@@ -212,13 +221,16 @@ class _Reader:
 
     def _put(self, text: str) -> None:
         place = self._state.place
-        if place == "text" and not self._state.is_hidden:
-            self._flow.write(text)
+        if place in ("text", "aside"):
+            if not self._state.is_hidden:
+                self._flow.write(text)
         elif place in self._texts:
             self._texts[place].append(text)
 
     def _end(self, word: str) -> None:
-        if self._state.place != "text":
+        if self._state.place == "aside" and word == "par":
+            self._put("\n")
+        elif self._state.place != "text":
             self._put(" ")
         elif word == "cell":
             self._flow.end_cell_of_row()
@@ -227,20 +239,9 @@ class _Reader:
         elif self._state.is_row:
             self._put(" ")
         else:
-            self._end_paragraph()
-
-    def _end_paragraph(self) -> None:
-        self._flow.end_paragraph(self._state.level, is_item=self._state.is_item)
-        self._flow.aside(self._taken("aside"))
+            self._flow.end_paragraph(self._state.level, is_item=self._state.is_item)
 
     def _taken(self, place: str) -> str:
         text = "".join(self._texts[place])
         self._texts[place] = []
         return text
-
-
-def _known(encoding: str) -> str:
-    try:
-        return codecs.lookup(encoding).name
-    except LookupError:
-        return "cp1252"

@@ -9,13 +9,11 @@ Knows: ZIP, expat, their errors. Refuses to know: which members a format has, wh
 import io
 import xml.parsers.expat
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from slmchat.retrieval.loaders.bounds import MOST_BYTES, MOST_MEMBERS, TOO_LARGE, Unreadable
-
-DAMAGED, ENCRYPTED = "is damaged", "is encrypted"
+from slmchat.archives import NOT_READABLE
+from slmchat.retrieval.loaders.bounds import DAMAGED, ENCRYPTED, MOST_BYTES, MOST_MEMBERS, TOO_LARGE, Unreadable
 
 
 class ZippedFiles:
@@ -47,7 +45,7 @@ def opened(data: bytes) -> Iterator[ZippedFiles]:
             if len(archive.infolist()) > MOST_MEMBERS:
                 raise Unreadable(DAMAGED)
             yield ZippedFiles(archive)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+    except (*NOT_READABLE, OSError) as error:
         is_encrypted = isinstance(error, RuntimeError) and "encrypted" in str(error)
         raise Unreadable(ENCRYPTED if is_encrypted else DAMAGED) from error
 
