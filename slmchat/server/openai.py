@@ -30,7 +30,7 @@ _MOST_TOP_LOGPROBS = 20
 _MOST_CHOICES = 16
 _MOST_TOOLS = 128
 _MOST_PROMPTS = 128
-_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 _SAMPLER = {
     "temperature": ranges.SAMPLER["temperature"],

@@ -198,6 +198,14 @@ _STATUS = {
 }
 
 
+def message_of(error: SlmError) -> str:
+    """What is said of an error of slm's. A prompt that is too long begins with words for which clients look that make
+    room then: LangChain for the code, litellm (aider, DSPy, CrewAI) for those of OpenAI's sentence."""
+    if error.exit_code is not ExitCode.CONTEXT:
+        return error.message
+    return f"this model's maximum context length is exceeded (context_length_exceeded): {error.message}"
+
+
 def status_of(error: SlmError) -> tuple[int, str | None]:
     """The status and the code of an error of slm's."""
     return _STATUS.get(error.exit_code, (500, None))
