@@ -1209,6 +1209,7 @@ class TestWorld:
         for name in slmchat.__all__:
             assert getattr(slmchat, name).__doc__
             assert name in dir(slmchat)
+        assert [name for name in dir(slmchat) if not name.startswith("_")] == sorted(slmchat.__all__)
         with pytest.raises(AttributeError):
             slmchat.lod  # noqa: B018
 

@@ -155,3 +155,10 @@ def test_half_of_a_surrogate_pair_in_a_schema_is_a_bad_request() -> None:
         "json_schema": {"name": "n", "schema": {"enum": ["\U0001f600"], "title": "\\ud800"}},
     }
     assert chat_request({**body, "response_format": whole}).response_format is not None
+
+
+def test_minus_one_is_any_seed() -> None:
+    """As llama-server and Ollama have it; programs for these send it with each request."""
+    assert "seed" not in chat_request({**_CHAT, "seed": -1}).sampler
+    with pytest.raises(BadRequest):
+        chat_request({**_CHAT, "seed": -2})

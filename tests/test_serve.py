@@ -127,16 +127,27 @@ class TestChat:
         assert usage["choices"] == [] and usage["usage"]["completion_tokens"] == 2
         assert len({chunk["id"] for chunk in [*chunks, usage]}) == 1
 
-    def test_only_a_prompt_that_takes_long_is_told_in_comments(
+    def test_a_stream_has_no_comments_and_is_not_silent_while_a_long_prompt_is_read(
         self, server: Serving, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Shell-GPT 1.0 and scripts take each line for JSON; others give up where nothing comes."""
-        engine.replies = [["Hello"]] * 2
-        monkeypatch.setattr(completion_answer, "QUIET_S", 1e9)
-        lines = server.chat(stream=True).body.splitlines()
-        assert all(line.startswith(b"data: ") for line in lines if line)
-        monkeypatch.setattr(completion_answer, "QUIET_S", 0.0)
-        assert server.chat(stream=True).body.startswith(b": ")
+        """Shell-GPT 1.0 and scripts take each line for JSON; Codex gives up where no event comes."""
+        engine.replies = [["Hello"]] * 4
+        told: list[list[Any]] = []
+        for quiet_s in (1e9, 0.0):
+            monkeypatch.setattr(completion_answer, "QUIET_S", quiet_s)
+            reply = server.chat(stream=True)
+            assert all(line.startswith(b"data: ") for line in reply.body.splitlines() if line)
+            told.append([event["choices"][0]["delta"] for event in reply.events[:-1]])
+            kinds = [event["type"] for event in server.post("/v1/responses", {"input": "Hi", "stream": True}).events]
+            told.append(kinds)
+        usual = [{"role": "assistant", "content": ""}, {"content": "Hello"}, {}]
+        assert (
+            told[0] == usual
+            and {"content": ""} in told[2]
+            and [each for each in told[2] if each != {"content": ""}] == usual
+        )
+        assert told[1].count("response.in_progress") == 1 < told[3].count("response.in_progress")
+        assert told[3].count("response.created") == 1
 
     def test_a_stream_without_usage_has_none(self, server: Serving) -> None:
         assert all(event == "[DONE]" or event["choices"] for event in server.chat(stream=True).events)

@@ -123,14 +123,13 @@ class CompletionAnswer(OneAttempt, NullHandler):
     # Implements `StreamHandler`
 
     def prefill(self, event: Prefill) -> None:
-        """A long prompt is no silence in which a client gives up. A short one is: some clients take each line of a
-        stream for JSON, comments too."""
+        """A long prompt is not a silence in which a client gives up. What is said is an event: some clients do not hear
+        comments (Codex), and others take them for JSON."""
         if time.monotonic() - self._said_at < QUIET_S:
             return
         self._said_at = time.monotonic()
-        if not self._connection.has_begun_answer:
-            self._connection.begin_events()
-        self._connection.send(f": {event.done} of {event.total} tokens read\n\n".encode())
+        self._begin()
+        self._send(self._records.waiting())
 
     def thinking(self, text: str) -> None:
         self._begin()

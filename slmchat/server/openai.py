@@ -130,6 +130,8 @@ def _asked(
     for name in ("frequency_penalty", "presence_penalty"):
         if given.get(name) not in (None, 0, 0.0):
             raise BadRequest(f"{name} is not supported; there is repeat_penalty.", name)
+    if given.get("seed") == -1:  # any seed, as llama-server and Ollama have it
+        given = {**given, "seed": None}
     sampler = {
         name: value for name, within in _SAMPLER.items() if (value := checked_number(given, name, within)) is not None
     }

@@ -44,6 +44,10 @@ class AnswerRecords(Protocol):
         """Completion `index` begins."""
         ...
 
+    def waiting(self) -> Iterable[Sent]:
+        """Its prompt is still being read."""
+        ...
+
     def thinking(self, text: str) -> Iterable[Sent]: ...
 
     def text(self, text: str) -> Iterable[Sent]: ...
@@ -77,6 +81,9 @@ class CompletionRecords:
         self._index, self._n_calls = index, 0
         if self._is_chat:
             yield self._chunk({"role": "assistant", "content": ""})
+
+    def waiting(self) -> Iterator[Sent]:
+        yield from self.text("")
 
     def thinking(self, text: str) -> Iterator[Sent]:
         if self._is_chat:

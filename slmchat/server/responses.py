@@ -147,6 +147,7 @@ class ResponseRecords:
             "previous_response_id": None,
             **{name: usual if asked.get(name) is None else asked[name] for name, usual in _REPEATED.items()},
         }
+        self._begun = {**self._head, "status": "in_progress", "output": [], "usage": None}
         self._output: list[dict[str, Any]] = []  # items that are whole
         self._open: dict[str, Any] | None = None  # the one that is being written
         self._said = ""
@@ -156,9 +157,11 @@ class ResponseRecords:
     # A stream
 
     def begin(self, index: int) -> Iterator[Sent]:
-        response = {**self._head, "status": "in_progress", "output": [], "usage": None}
-        yield self._event("response.created", response=response)
-        yield self._event("response.in_progress", response=response)
+        yield self._event("response.created", response=self._begun)
+        yield from self.waiting()
+
+    def waiting(self) -> Iterator[Sent]:
+        yield self._event("response.in_progress", response=self._begun)
 
     def thinking(self, text: str) -> Iterator[Sent]:
         yield from self._written("reasoning", text)
