@@ -58,7 +58,7 @@ class _Parser(PatternReader):
 
     def whole(self, *, is_search: bool) -> Node:
         if (half := re.search("[\ud800-\udfff]", self.pattern)) is not None:
-            raise self.wrong("half of a surrogate pair, which is not a character,", half.start())
+            raise self.wrong("half of a surrogate pair", half.start())
         if self.pattern.startswith("(?i)"):
             self.place = 4
             self.ignores_case = True
