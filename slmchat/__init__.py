@@ -57,4 +57,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    # what Tab offers: the rooms of slm, which are there once something has been used, are not for programs
+    return sorted([*(name for name in globals() if name.startswith("__")), *__all__])

@@ -893,6 +893,46 @@ class TestAsync:
         engine.replies = [gate, *[("x",)] * 63]  # type: ignore[list-item]
         assert len(asyncio.run(program())) == 64
 
+    def test_those_who_wait_have_no_threads(self, model: Model, engine: FakeEngine) -> None:
+        gate = _Gate("a", "b")
+        n_threads: list[int] = []
+
+        def counted() -> Iterator[str]:
+            n_threads.append(threading.active_count())
+            yield "x"
+
+        async def program() -> tuple[str, list[slmchat.Completion]]:
+            tasks = [asyncio.create_task(model.acomplete(str(number))) for number in range(300)]
+            await asyncio.to_thread(gate.has_begun.wait, 20)
+            beside = asyncio.create_task(asyncio.to_thread(model.complete, "in a thread"))
+            given_up = asyncio.create_task(model.acomplete("given up"))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            n_threads.append(threading.active_count())
+            gate.may_go_on.set()
+            return (await beside).text, await asyncio.gather(*tasks)
+
+        engine.replies = [gate, *[counted() for _ in range(300)]]  # type: ignore[list-item]
+        n_before = threading.active_count()
+        text, done = asyncio.run(program())
+        assert text == "x" and [each.text for each in done] == ["ab", *["x"] * 299]
+        assert engine.prompts[:-1] == [prompt for prompt in engine.prompts if "in a thread" not in prompt]
+        assert "299" in engine.prompts[-2] and not any("given up" in prompt for prompt in engine.prompts)
+        assert max(n_threads) <= n_before + 5
+
+    def test_without_another_thread_only_that_question_fails(
+        self, model: Model, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def none_left(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        engine.replies = [("next",)]
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", none_left)
+            with pytest.raises(RuntimeError, match="can't start"):
+                asyncio.run(model.acomplete("Hi"))
+        assert model.complete("Hi").text == "next"
+
     def test_to_cancel_the_task_ends_the_generation(self, model: Model, engine: FakeEngine) -> None:
         gate = _Gate("begun", "x")
 
@@ -1169,6 +1209,7 @@ class TestWorld:
         for name in slmchat.__all__:
             assert getattr(slmchat, name).__doc__
             assert name in dir(slmchat)
+        assert [name for name in dir(slmchat) if not name.startswith("_")] == sorted(slmchat.__all__)
         with pytest.raises(AttributeError):
             slmchat.lod  # noqa: B018
 

@@ -120,3 +120,45 @@ def test_arguments_that_are_an_object_become_json() -> None:
     call = {"id": "1", "function": {"name": "f", "arguments": {"city": "Zürich", "now": True}}}
     asked = chat_request(_with(_CHAT, ("messages", 2, "tool_calls"), [call]))
     assert '{"city": "Zürich", "now": true}' in asked.request.prefix[-1].text
+
+
+def test_a_system_message_alone_is_the_question() -> None:
+    """LangChain's SystemMessage alone, a title that an agent asks for: servers take it."""
+    said = [{"role": "system", "content": "Say"}, {"role": "developer", "content": "hi"}]
+    asked = chat_request({"messages": said}).request
+    assert (asked.instruction, list(asked.prefix)) == ("Say\n\nhi", [])
+
+
+def test_each_effort_of_the_package_openai_is_known() -> None:
+    for effort in ("none", "minimal", "low", "medium", "high", "xhigh", "max"):
+        assert chat_request({**_SHAPED, "messages": _CHAT["messages"], "reasoning_effort": effort}).thinking
+
+
+def test_half_of_a_surrogate_pair_in_a_schema_is_a_bad_request() -> None:
+    """No model can write one: without this the answer would be an error of the server's (500)."""
+    half = "a\ud800"
+    for schema in (
+        {"type": "object", "properties": {half: {"type": "string"}}, "required": [half]},
+        {"enum": [half]},
+        {"type": "string", "pattern": half},
+        {"const": {"a": [half]}},
+    ):
+        body = {"messages": [{"role": "user", "content": "hi"}]}
+        shaped = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+        with pytest.raises(BadRequest, match="half of a surrogate pair") as refused:
+            chat_request({**body, "response_format": shaped})
+        assert refused.value.param == "response_format"
+        with pytest.raises(BadRequest, match="half of a surrogate pair"):
+            chat_request({**body, "tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]})
+    whole = {
+        "type": "json_schema",
+        "json_schema": {"name": "n", "schema": {"enum": ["\U0001f600"], "title": "\\ud800"}},
+    }
+    assert chat_request({**body, "response_format": whole}).response_format is not None
+
+
+def test_minus_one_is_any_seed() -> None:
+    """As llama-server and Ollama have it; programs for these send it with each request."""
+    assert "seed" not in chat_request({**_CHAT, "seed": -1}).sampler
+    with pytest.raises(BadRequest):
+        chat_request({**_CHAT, "seed": -2})

@@ -25,8 +25,9 @@ from slmchat.engine.warm.codec import encode
 from slmchat.engine.warm.connection import WarmConnection
 from slmchat.engine.warm.engine import WarmEngine, WarmModel
 from slmchat.errors import ExitCode, SlmError
+from slmchat.server import completion_answer, listeners, on_demand
 from slmchat.server import connection as wire
-from slmchat.server import listeners, on_demand
+from slmchat.server.served_models import is_called
 
 PNG = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 
@@ -78,6 +79,13 @@ class TestRoutes:
         said = server.raw(b"GET http://localhost/health?x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert said.startswith(b"HTTP/1.1 200")
 
+    def test_slashes_too_many_are_one(self, server: Serving) -> None:
+        """A base URL that ends in one, and a path that begins with one."""
+        assert [server.get(path).status for path in ("/v1//models", "//v1/models/", "/v1/models//fake:1b")] == [
+            *(200, 200),
+            404,
+        ]
+
     def test_a_path_that_lacks_the_version_is_told(self, server: Serving) -> None:
         reply = server.post("/chat/completions", {})
         assert (
@@ -118,6 +126,28 @@ class TestChat:
         assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, None, "stop"]
         assert usage["choices"] == [] and usage["usage"]["completion_tokens"] == 2
         assert len({chunk["id"] for chunk in [*chunks, usage]}) == 1
+
+    def test_a_stream_has_no_comments_and_is_not_silent_while_a_long_prompt_is_read(
+        self, server: Serving, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Shell-GPT 1.0 and scripts take each line for JSON; Codex gives up where no event comes."""
+        engine.replies = [["Hello"]] * 4
+        told: list[list[Any]] = []
+        for quiet_s in (1e9, 0.0):
+            monkeypatch.setattr(completion_answer, "QUIET_S", quiet_s)
+            reply = server.chat(stream=True)
+            assert all(line.startswith(b"data: ") for line in reply.body.splitlines() if line)
+            told.append([event["choices"][0]["delta"] for event in reply.events[:-1]])
+            kinds = [event["type"] for event in server.post("/v1/responses", {"input": "Hi", "stream": True}).events]
+            told.append(kinds)
+        usual = [{"role": "assistant", "content": ""}, {"content": "Hello"}, {}]
+        assert (
+            told[0] == usual
+            and {"content": ""} in told[2]
+            and [each for each in told[2] if each != {"content": ""}] == usual
+        )
+        assert told[1].count("response.in_progress") == 1 < told[3].count("response.in_progress")
+        assert told[3].count("response.created") == 1
 
     def test_a_stream_without_usage_has_none(self, server: Serving) -> None:
         assert all(event == "[DONE]" or event["choices"] for event in server.chat(stream=True).events)
@@ -235,9 +265,19 @@ class TestChat:
         assert (reply.status, reply.json["error"]["code"]) == (404, "model_not_found")
         assert server.chat(model="fake:1b").status == 200
 
+    @pytest.mark.parametrize("name", ["/home/u/tiny.Q4.gguf", "tiny.Q4.gguf", "tiny.Q4"])
+    def test_a_file_is_called_by_its_name_too(self, name: str) -> None:
+        """gptme refuses a slash at the beginning."""
+        assert is_called("/home/u/tiny.Q4.gguf", name)
+        assert not is_called("/home/u/tiny.Q4.gguf", "tiny") and not is_called("hf.co/a/b:1b", "b:1b")
+
     def test_what_does_not_fit_is_told_as_openai_does(self, server: Serving) -> None:
         reply = server.chat("x" * 5000)
         assert (reply.status, reply.json["error"]["code"]) == (400, "context_length_exceeded")
+        message = reply.json["error"]["message"]
+        assert message.endswith("and the context window holds 4,096.")
+        # for these LangChain and litellm look: the package openai tells them no more than the words
+        assert "context_length_exceeded" in message and "this model's maximum context length is" in message
 
     def test_pictures_are_data_urls_and_nothing_is_fetched(self, server: Serving) -> None:
         part = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/a.png"}}

@@ -110,7 +110,7 @@ def test_a_class_is_a_schema(client: "openai.OpenAI", engine: FakeEngine) -> Non
         ({"input": "x", "max_output_tokens": 0}, "max_output_tokens"),
         ({"input": "x", "instructions": ["Be brief."]}, "instructions"),
         ({"instructions": "x", "input": [{"type": "reasoning"}, {"role": "wizard", "content": "x"}]}, "input[1]"),
-        ({"input": "x", "tools": [{"type": "web_search"}]}, "tools[0]"),
+        ({"input": "x", "tools": [{"name": "f"}]}, "tools[0]"),
     ],
 )
 def test_what_cannot_be_used_is_named(server: Serving, body: dict[str, object], param: str) -> None:
@@ -121,6 +121,16 @@ def test_what_cannot_be_used_is_named(server: Serving, body: dict[str, object], 
 def test_fields_that_mean_nothing_here_are_named_in_the_log(server: Serving) -> None:
     assert server.post("/v1/responses", {"input": "Hi", "truncation": "auto", "prompt": {"id": "p"}}).status == 200
     assert "ignored: prompt, truncation" in server.notes.lines
+
+
+def test_tools_of_other_kinds_are_left_out_and_named_in_the_log(server: Serving, engine: FakeEngine) -> None:
+    """Codex lists them with every request."""
+    engine.replies = [["yes"], ["yes"]]
+    others = [{"type": "web_search", "external_web_access": False}, {"type": "namespace", "name": "n", "tools": []}]
+    assert server.post("/v1/responses", {"input": "Hi", "tools": [others[0], WEATHER, others[1]]}).status == 200
+    assert "ignored: the tool namespace, the tool web_search" in server.notes.lines
+    assert '"weather"' in engine.prompts[0] and "web_search" not in engine.prompts[0]
+    assert server.post("/v1/responses", {"input": "Hi", "tools": others}).status == 200
 
 
 def test_calls_side_by_side_are_one_answer(server: Serving, engine: FakeEngine) -> None:

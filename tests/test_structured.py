@@ -126,6 +126,7 @@ class TestSchemas:
             ({"enum": []}, "enum in # is not a list with something in it"),
             (False, "is false"),
             ([], "not a schema"),
+            ({"enum": ["a", "\ud800"]}, "half of a surrogate pair"),
         ],
     )
     def test_the_rest_is_refused_by_name_and_place(self, schema: Any, says: str) -> None:

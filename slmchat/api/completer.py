@@ -123,10 +123,18 @@ class Completer:
     def complete(self, question: CompletionRequest, turn: ModelTurn) -> Completion:
         """The completion, when it is this turn's time. Raises `SlmError`."""
         with self._shared.turns.taken(turn):
+            return self.complete_in(turn, question)
+
+    @says_parameters
+    def complete_in(self, turn: ModelTurn, question: CompletionRequest) -> Completion:
+        """The completion in a turn that has been taken, and is given back. Raises `SlmError`."""
+        try:
             prepared = self.prepared(question.request, question.options, question.response_format)
             if question.n_answers > 1:
                 return self._elected(prepared, question)
             return self._answer(prepared, question, NullHandler())
+        finally:
+            self._shared.turns.give_back(turn)
 
     def _elected(self, prepared: PreparedPrompt, question: CompletionRequest) -> Completion:
         opened = self._shared.opened
@@ -159,6 +167,15 @@ class Completer:
         """The completion on its way; the turn ends with it. Raises `SlmError`."""
         try:
             self._shared.turns.take(turn)
+            return self.stream_in(turn, question)
+        except BaseException:
+            self._shared.turns.give_back(turn)
+            raise
+
+    @says_parameters
+    def stream_in(self, turn: ModelTurn, question: CompletionRequest) -> Stream:
+        """The same in a turn that has been taken. Raises `SlmError`."""
+        try:
             prepared = self.prepared(question.request, question.options, question.response_format)
             return self._shared.streamed(
                 turn, lambda handler: self._answer(prepared, question, handler, is_streamed=True)

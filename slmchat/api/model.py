@@ -15,7 +15,7 @@ from slmchat.api import arguments
 from slmchat.api.chat import Chat, Overflowing
 from slmchat.api.completer import Completer
 from slmchat.api.documents import paths_of
-from slmchat.api.event_loop import in_thread
+from slmchat.api.event_loop import in_thread, in_turn
 from slmchat.api.options import (
     CompletionOptions,
     ImageSource,
@@ -201,7 +201,7 @@ class Model:
         refuse_unknown(options, QuestionOptions, "acomplete")
         question, turn = self._completer.question_with(prompt, options), ModelTurn()
         try:
-            return await in_thread(self._completer.complete, question, turn)
+            return await in_turn(self._shared.turns, turn, partial(self._completer.complete_in, turn, question))
         finally:
             self._shared.turns.cancel(turn)  # nothing, when it has ended by itself
 
@@ -212,7 +212,7 @@ class Model:
         _refuse_several(options, "astream")
         question, turn = self._completer.question_with(prompt, options), ModelTurn()
         try:
-            stream = await in_thread(self._completer.stream, question, turn)
+            stream = await in_turn(self._shared.turns, turn, partial(self._completer.stream_in, turn, question))
             while (piece := await in_thread(next, stream, None)) is not None:
                 yield piece
         finally:

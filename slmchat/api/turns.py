@@ -1,14 +1,15 @@
 """Whose turn it is with a model: one question at a time, from any thread, each of which can be cancelled.
 
 A turn belongs to a question, not to a thread: a stream takes it in the thread that asks and gives it back in the one
-that generates. Knows: waiting in order, cancelling, that a child process has no turns.
+that generates, and a question of an event loop waits in no thread at all. Knows: waiting in order, cancelling, that a
+child process has no turns.
 Refuses to know: what is asked.
 """
 
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from slmchat.engine.cancellable import CancelFlag
@@ -17,6 +18,10 @@ from slmchat.errors import ExitCode, SlmError, usage_error
 
 class ModelTurn(CancelFlag):
     """One question to a model, from the call to the end of its generation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begin: Callable[[], bool] | None = None  # None: a thread waits for it
 
 
 class Turns:
@@ -46,7 +51,25 @@ class Turns:
             finally:
                 with suppress(ValueError):  # Ctrl-C came before it stood there
                     self._line.remove(turn)
-                self._changed.notify_all()
+                self._go_on()
+
+    def take_later(self, turn: ModelTurn, begin: Callable[[], bool]) -> None:
+        """Stand in line without waiting. `begin` is called with the turn taken, by the thread that made way for it, and
+        not at all when the turn is cancelled before. It comes back at once: whether it has begun what gives the turn
+        back. Raises `SlmError` (USAGE) in a forked child."""
+        self.check_process()
+        turn.begin = begin
+        with self._changed:
+            self._line.append(turn)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Whoever stands first may, if nobody has the turn. Under the lock."""
+        while self.current is None and self._line and (begin := self._line[0].begin) is not None:
+            self.current = self._line.popleft()
+            if not begin():
+                self.current = None
+        self._changed.notify_all()
 
     def _is_next(self, turn: ModelTurn) -> bool:
         return self.current is None and self._line[0] is turn
@@ -58,13 +81,15 @@ class Turns:
         with self._changed:
             if self.current is turn:
                 self.current = None
-                self._changed.notify_all()
+                self._go_on()
 
     def cancel(self, turn: ModelTurn) -> None:
         """Cancel a turn that may still be waited for."""
         turn.cancel()
         with self._changed:
-            self._changed.notify_all()
+            if turn.begin is not None and turn in self._line:
+                self._line.remove(turn)
+            self._go_on()
 
     @contextmanager
     def taken(self, turn: ModelTurn | None = None) -> Iterator[None]:

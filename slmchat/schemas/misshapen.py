@@ -6,6 +6,7 @@ late to say that the schema is wrong, and a check that cannot be made is none.
 Knows: what the value of such a keyword has to be. Refuses to know: what the keyword demands (check_containers.py).
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -42,11 +43,17 @@ _WANTED: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 _KEYWORDS = frozenset(_WANTED)
 # In one expression: to look for one after the other takes twice as long.
 _SPELLED = re.compile(f'"(?:{"|".join(_WANTED)})"')
+# What is left of a surrogate pair in a text that is decoded.
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 def refuse(document: Any, text: str) -> None:
-    """Raises `SlmError` (USAGE) for a schema in which such a keyword has a value that it cannot have. `text`: the
-    schema as JSON text, which says at once when there is none of them."""
+    """Raises `SlmError` (USAGE) for a schema in which such a keyword has a value that it cannot have, or with half of a
+    surrogate pair, which no model can write. `text`: the schema as JSON text, which says at once when there is none."""
+    if not (text.isascii() and "\\u" not in text) and _HALF.search(json.dumps(document, ensure_ascii=False)):
+        raise unusable(
+            "a name or a text in it has half of a surrogate pair (\\uD800 to \\uDFFF), which is not a character"
+        )
     if _SPELLED.search(text) is None or not any(map(_wrong, keywords.all_below(document))):
         return
     waiting = [("#", document)]

@@ -4,6 +4,8 @@ Knows: the syntax that Python's `re` and ECMA 262 share, which of it a grammar c
 Refuses to know: JSON, matching (that is `re`'s: python_regex.py).
 """
 
+import re
+
 from slmchat.schemas import anchors
 from slmchat.schemas.anchors import Anchor
 from slmchat.schemas.character_classes import of_letter
@@ -55,6 +57,8 @@ class _Parser(PatternReader):
     """The grammar of a pattern."""
 
     def whole(self, *, is_search: bool) -> Node:
+        if (half := re.search("[\ud800-\udfff]", self.pattern)) is not None:
+            raise self.wrong("half of a surrogate pair", half.start())
         if self.pattern.startswith("(?i)"):
             self.place = 4
             self.ignores_case = True

@@ -10,6 +10,7 @@ Nothing that is said is logged. A page in a browser can send requests to this de
 import hmac
 import json
 import os
+import re
 import selectors
 import threading
 import time
@@ -30,7 +31,7 @@ from slmchat.server.openai import ApiRequest
 from slmchat.server.queue import Full
 from slmchat.server.records import CompletionRecords
 from slmchat.server.responses import ResponseRecords
-from slmchat.server.served_models import ServedModels
+from slmchat.server.served_models import ServedModels, is_called
 from slmchat.server.warm import WarmDoor
 from slmchat.settings import Settings
 
@@ -199,7 +200,7 @@ class Server:
             what = self._fail(connection, 429, error.message, headers={"Retry-After": str(error.retry_after)})
         except SlmError as error:
             status, code = records.status_of(error)
-            what = self._fail(connection, status, error.message, code=code)
+            what = self._fail(connection, status, records.message_of(error), code=code)
         except Gone:
             self._reporter.detail(f"{request.method} {request.path}: the client has gone")
             raise
@@ -251,6 +252,8 @@ class Server:
     def _routed(self, connection: Connection, request: HttpRequest, listener: Listener) -> str:
         """Answer; what it was, in words for the log."""
         path, method = request.path.rstrip("/") or "/", request.method
+        if not path.startswith(_ONE_MODEL):  # names may be paths
+            path = re.sub("/+", "/", path)  # a base URL that ends in a slash, and what a client puts behind it
         if method == "OPTIONS":
             # Whichever it asks for: clients have some of their own (x-stainless-os), and no header here is dangerous.
             named = request.headers.get("access-control-request-headers", "")
@@ -296,8 +299,7 @@ class Server:
     def _one_model(self, connection: Connection, request: HttpRequest) -> str:
         name = unquote(request.path.removeprefix(_ONE_MODEL))
         for record in self._model_records():
-            # a name without its quantization is one with which an answer is asked, too
-            if name in (record["id"], record["id"].partition("@")[0]):
+            if is_called(record["id"], name):  # also names with which an answer is asked
                 connection.answer(200, record)
                 return "200"
         raise self._no_such_model(name)
@@ -343,8 +345,8 @@ class Server:
         if asked.ignored:
             self._reporter.detail(f"ignored: {', '.join(asked.ignored)}")
         with self._models.chatting().used() as loaded:
-            if asked.model not in (None, "", self._name) and not loaded.opened.model.is_called(asked.model or ""):
-                raise self._no_such_model(asked.model or "")
+            if asked.model and not is_called(self._name, asked.model):
+                raise self._no_such_model(asked.model)
             with loaded.session_for(asked.request, connection.is_gone) as session:
                 return CompletionAnswer(connection, asked, loaded, written).give(loaded.generator(session))
 

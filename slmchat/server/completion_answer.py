@@ -3,6 +3,7 @@
 Knows: the order of a generation, of its completions and of what is sent. Refuses to know: HTTP, the fields of records.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -23,6 +24,9 @@ from slmchat.server.records import Made, Sent
 from slmchat.server.responses import AnswerRecords
 from slmchat.server.served_model import ServedWeights
 
+# While a prompt is read, so many seconds may pass in a stream without a word (as the standard of HTML has it, 9.2.7).
+QUIET_S = 15.0
+
 
 class CompletionAnswer(OneAttempt, NullHandler):
     """One answer on its way. Implements `GenerationDelegate`."""
@@ -35,6 +39,7 @@ class CompletionAnswer(OneAttempt, NullHandler):
         self._loaded = loaded
         self._records = records
         self._index = 0
+        self._said_at = time.monotonic()  # when the client last heard that the prompt is being read
         self._has_begun = False  # something of this completion has been sent
         self._toolbox: Toolbox | None = None
         self._splitter: CallSplitter | None = None
@@ -119,9 +124,13 @@ class CompletionAnswer(OneAttempt, NullHandler):
     # Implements `StreamHandler`
 
     def prefill(self, event: Prefill) -> None:
-        if not self._connection.has_begun_answer:
-            self._connection.begin_events()
-        self._connection.send(f": {event.done} of {event.total} tokens read\n\n".encode())
+        """A long prompt is not a silence in which a client gives up. What is said is an event: some clients do not hear
+        comments (Codex), and others take them for JSON."""
+        if time.monotonic() - self._said_at < QUIET_S:
+            return
+        self._said_at = time.monotonic()
+        self._begin()
+        self._send(self._records.waiting())
 
     def thinking(self, text: str) -> None:
         self._begin()

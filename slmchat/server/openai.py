@@ -30,7 +30,7 @@ _MOST_TOP_LOGPROBS = 20
 _MOST_CHOICES = 16
 _MOST_TOOLS = 128
 _MOST_PROMPTS = 128
-_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 _SAMPLER = {
     "temperature": ranges.SAMPLER["temperature"],
@@ -130,6 +130,8 @@ def _asked(
     for name in ("frequency_penalty", "presence_penalty"):
         if given.get(name) not in (None, 0, 0.0):
             raise BadRequest(f"{name} is not supported; there is repeat_penalty.", name)
+    if given.get("seed") == -1:  # any seed, as llama-server and Ollama have it
+        given = {**given, "seed": None}
     sampler = {
         name: value for name, within in _SAMPLER.items() if (value := checked_number(given, name, within)) is not None
     }

@@ -55,6 +55,9 @@ class CompletionRecords:
         if self._is_chat:
             yield self._chunk({"role": "assistant", "content": ""})
 
+    def waiting(self) -> Iterator[Sent]:
+        yield from self.text("")
+
     def thinking(self, text: str) -> Iterator[Sent]:
         if self._is_chat:
             yield self._chunk({"reasoning_content": text})
@@ -173,6 +176,14 @@ _STATUS = {
     ExitCode.NO_FIT: (503, "out_of_memory"),
     ExitCode.NO_MODEL: (503, "model_not_found"),
 }
+
+
+def message_of(error: SlmError) -> str:
+    """What is said of an error of slm's. A prompt that is too long begins with words for which clients look that make
+    room then: LangChain for the code, litellm (aider, DSPy, CrewAI) for those of OpenAI's sentence."""
+    if error.exit_code is not ExitCode.CONTEXT:
+        return error.message
+    return f"this model's maximum context length is exceeded (context_length_exceeded): {error.message}"
 
 
 def status_of(error: SlmError) -> tuple[int, str | None]:

@@ -37,6 +37,8 @@ def conversation(messages: Sequence[object]) -> PromptRequest:
         else:
             turns.append(Message(role, text, pictures=shown))
     answer = turns.pop().text if turns and turns[-1].role is Role.ASSISTANT else ""
+    if not turns and not answer and system:  # a task without a question is one: many templates want a user
+        return request_of("\n\n".join(system), [], (), "")
     if not turns or turns[-1].role is not Role.USER:
         raise BadRequest("messages must hold a message of the user.", "messages")
     question = turns.pop()

@@ -48,12 +48,24 @@ def response_request(body: object) -> ApiRequest:
     asked["max_completion_tokens"] = given.get("max_output_tokens")
     asked["response_format"] = _format(_object(given, "text").get("format"))
     asked["reasoning_effort"] = _object(given, "reasoning").get("effort")
+    asked["tools"], left_out = _functions(given.get("tools"))
     try:
         made = chat_request(asked)
     except BadRequest as error:
         param = None if error.param is None else _in_own_names(error.param, places)
         raise BadRequest(_in_own_names(error.message, places), param, error.code, error.status) from error
-    return replace(made, ignored=tuple(sorted(name[:60] for name in given if name not in _KNOWN)))
+    ignored = sorted(name[:60] for name in given if name not in _KNOWN)
+    return replace(made, ignored=(*ignored, *(f"the tool {kind[:60]}" for kind in left_out)))
+
+
+def _functions(tools: object) -> tuple[Any, list[str]]:
+    """The tools that are functions, and the kinds of the others: clients list by themselves what only OpenAI's own
+    servers can do (web_search), and work without it."""
+    if not isinstance(tools, list):
+        return tools, []
+    kinds = [tool.get("type") if isinstance(tool, dict) else None for tool in tools]
+    kept = [tool for tool, kind in zip(tools, kinds, strict=True) if kind == "function" or not isinstance(kind, str)]
+    return kept, sorted({kind for kind in kinds if isinstance(kind, str) and kind != "function"})
 
 
 def _in_own_names(text: str, places: Sequence[str]) -> str:
@@ -135,6 +147,7 @@ class ResponseRecords:
             "previous_response_id": None,
             **{name: usual if asked.get(name) is None else asked[name] for name, usual in _REPEATED.items()},
         }
+        self._begun = {**self._head, "status": "in_progress", "output": [], "usage": None}
         self._output: list[dict[str, Any]] = []  # items that are whole
         self._open: dict[str, Any] | None = None  # the one that is being written
         self._said = ""
@@ -144,9 +157,11 @@ class ResponseRecords:
     # A stream
 
     def begin(self, index: int) -> Iterator[Sent]:
-        response = {**self._head, "status": "in_progress", "output": [], "usage": None}
-        yield self._event("response.created", response=response)
-        yield self._event("response.in_progress", response=response)
+        yield self._event("response.created", response=self._begun)
+        yield from self.waiting()
+
+    def waiting(self) -> Iterator[Sent]:
+        yield self._event("response.in_progress", response=self._begun)
 
     def thinking(self, text: str) -> Iterator[Sent]:
         yield from self._written("reasoning", text)

@@ -3,11 +3,20 @@
 Knows: what is in memory of them, what chats. Refuses to know: what is asked.
 """
 
+from pathlib import PurePath
+
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.server.embedders import Embedders
 from slmchat.server.on_demand import OnDemand
 from slmchat.server.served_model import ServedWeights
+
+
+def is_called(key: str, name: str) -> bool:
+    """Whether a name means the model of this key: it may leave out the quantization, and of a file the directory and
+    `.gguf` (some clients refuse slashes, or read them in a way of their own)."""
+    file = PurePath(key).name if key.endswith(".gguf") else key
+    return name in (key, key.partition("@")[0], file, file.removesuffix(".gguf"))
 
 
 @dataclass(frozen=True, slots=True)
