@@ -33,7 +33,16 @@ def landlock_abi() -> int:
         return 0
 
 
-needs_seccomp = pytest.mark.skipif(not has_seccomp(), reason="needs Linux with seccomp on x86-64 or aarch64")
+def is_whole() -> bool:
+    """Whether the seal can be whole here: without Landlock it takes Yama (`kernel.yama.ptrace_scope`, 1 or more)."""
+    from slmchat.privacy import linux
+
+    return has_seccomp() and bool(landlock_abi() or not linux.open_memory())
+
+
+needs_seccomp = pytest.mark.skipif(
+    not is_whole(), reason="needs Linux with seccomp, on x86-64 or aarch64, and Landlock or Yama"
+)
 needs_landlock = pytest.mark.skipif(not landlock_abi(), reason="needs a kernel with Landlock")
 
 
