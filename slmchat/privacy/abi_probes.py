@@ -33,15 +33,17 @@ _CODE_ARM = bytes.fromhex(
     "0200a0e3 0110a0e3 0020a0e3 ff70a0e3 1a7087e2 000000ef 010070e3 0000001a f000f0e7"
     "000070e2 0000a0b3 0170a0e3 000000ef"
 )
-_AT, _HEADERS = 0x20000, 52 + 32  # where the program is mapped; Elf32_Ehdr and Elf32_Phdr (linux/elf.h)
+_AT, _HEADERS = 0x20000, 52 + 2 * 32  # where the program is mapped; Elf32_Ehdr and two Elf32_Phdr (linux/elf.h)
+_PT_LOAD, _PT_GNU_STACK, _READ_RUN, _READ_WRITE = 1, 0x6474E551, 5, 6  # linux/elf.h
 
 
 def _program_arm() -> bytes:
-    """A whole program: ELF of 32 bits for EM_ARM (40) with EF_ARM_EABI_VER5, one PT_LOAD that is read and run."""
+    """A whole program: ELF of 32 bits for EM_ARM (40) with EF_ARM_EABI_VER5, and a stack that is not run."""
     size = _HEADERS + len(_CODE_ARM)
     identity = b"\x7fELF\1\1\1".ljust(16, b"\0")
-    file = struct.pack("<16s2H5I6H", identity, 2, 40, 1, _AT + _HEADERS, 52, 0, 5 << 24, 52, 32, 1, 0, 0, 0)
-    return file + struct.pack("<8I", 1, 0, _AT, _AT, size, size, 5, 0x10000) + _CODE_ARM
+    file = struct.pack("<16s2H5I6H", identity, 2, 40, 1, _AT + _HEADERS, 52, 0, 5 << 24, 52, 32, 2, 0, 0, 0)
+    code = struct.pack("<8I", _PT_LOAD, 0, _AT, _AT, size, size, _READ_RUN, 0x10000)
+    return file + code + struct.pack("<8I", _PT_GNU_STACK, 0, 0, 0, 0, 0, _READ_WRITE, 16) + _CODE_ARM
 
 
 def _socket_arm() -> str:
