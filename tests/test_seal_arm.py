@@ -1,7 +1,8 @@
 """The seal on 64-bit Arm, without one: its filter is decided call by call, as an Arm kernel decides it.
 
-An emulator cannot show this: under qemu-user the system calls are those of the machine below. So the numbers are held
-against the kernel's own table, and what the library is asked for is caught in a libc that only takes notes.
+qemu-user cannot show this: its system calls are those of the machine below. So the numbers are held against the kernel's
+own table, and what the library is asked for is caught in a libc that only takes notes. On an Arm kernel, also that of a
+whole emulated machine, tests/test_seal.py tries the real ones (docs/privacy.md has what was seen).
 """
 
 import ctypes
