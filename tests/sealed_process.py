@@ -51,7 +51,7 @@ def in_python(
 ) -> subprocess.CompletedProcess[str]:
     """Run code in a Python of its own."""
     prelude = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
-    given: dict[str, object] = {"capture_output": True, "text": True, "timeout": 60, "check": False, **options}
+    given: dict[str, object] = {"capture_output": True, "text": True, "timeout": 300, "check": False, **options}
     return fork_server.run(
         [sys.executable, "-c", prelude + textwrap.dedent(code), *map(str, arguments)], cwd=cwd, **given
     )
