@@ -33,7 +33,16 @@ def landlock_abi() -> int:
         return 0
 
 
-needs_seccomp = pytest.mark.skipif(not has_seccomp(), reason="needs Linux with seccomp on x86-64 or aarch64")
+def is_whole() -> bool:
+    """Whether the seal can be whole here: without Landlock it takes Yama (`kernel.yama.ptrace_scope`, 1 or more)."""
+    from slmchat.privacy import linux
+
+    return has_seccomp() and bool(landlock_abi() or not linux.open_memory())
+
+
+needs_seccomp = pytest.mark.skipif(
+    not is_whole(), reason="needs Linux with seccomp, on x86-64 or aarch64, and Landlock or Yama"
+)
 needs_landlock = pytest.mark.skipif(not landlock_abi(), reason="needs a kernel with Landlock")
 
 
@@ -42,7 +51,7 @@ def in_python(
 ) -> subprocess.CompletedProcess[str]:
     """Run code in a Python of its own."""
     prelude = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
-    given: dict[str, object] = {"capture_output": True, "text": True, "timeout": 60, "check": False, **options}
+    given: dict[str, object] = {"capture_output": True, "text": True, "timeout": 300, "check": False, **options}
     return fork_server.run(
         [sys.executable, "-c", prelude + textwrap.dedent(code), *map(str, arguments)], cwd=cwd, **given
     )

@@ -96,6 +96,16 @@ def test_cores_of_a_mask_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert hardware.physical_cores(plant(tmp_path, files)) == 2
 
 
+def test_cores_are_counted_without_proc_and_sys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unmounted(*, logical: bool) -> int:
+        raise FileNotFoundError(2, "No such file or directory", "/proc/cpuinfo")
+
+    monkeypatch.setattr("psutil.cpu_count", unmounted)
+    monkeypatch.setattr(cores, "usable_cpus", lambda: frozenset(range(3)))
+    monkeypatch.setattr(cores.os, "cpu_count", lambda: 8)
+    assert hardware.physical_cores(tmp_path) == 3
+
+
 @pytest.mark.parametrize(
     ("line", "sets"),
     [

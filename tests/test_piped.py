@@ -146,3 +146,9 @@ def test_a_full_window_is_told_with_the_option_that_helps(n_ctx: int, n_trained:
     assert exit_code(FinishReason.CONTEXT, console, n_ctx, n_trained) is ExitCode.CONTEXT
     assert f"the end of the context window of {n_ctx:,} tokens" in err.getvalue()
     assert way in err.getvalue()
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(100, "0.4"), (4, "10"), (1, "40")])
+def test_a_slow_device_does_not_read_a_prompt_with_0_tokens_a_second(seconds: float, told: str) -> None:
+    timings = Timings(prompt_s=seconds, generation_s=1, ttft_s=seconds)
+    assert f", {told} prompt tok/s," in response.describe(FinishReason.STOP, Usage(40, 0, 3), timings)

@@ -3,6 +3,7 @@
 A seal cannot be taken off, so whatever is sealed here is a process of its own.
 """
 
+import errno
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sealed_process import REPOSITORY, in_python, landlock_abi, needs_landlock, needs_seccomp, told
@@ -104,6 +106,19 @@ def _is_free_root() -> bool:
     status = Path("/proc/self/status").read_text()
     granted = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
     return os.geteuid() == 0 and granted >> 21 & 1 == 1  # CAP_SYS_ADMIN  (linux/capability.h)
+
+
+def test_a_kernel_that_takes_no_typing_has_refused_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    from slmchat.privacy import bypass_probes, seal_check
+
+    def answer(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")  # dev.tty.legacy_tiocsti=0
+
+    monkeypatch.setattr(fcntl, "ioctl", answer)
+    monkeypatch.setattr(seal_check, "_IS_LINUX", True)
+    probe = next(probe for probe in bypass_probes.PROBES if probe.name == "typing")
+    assert seal_check._judged(probe, SimpleNamespace(terminal=0)) == (ProbeOutcome.REFUSED, "EIO")  # type: ignore[arg-type]
 
 
 @needs_seccomp
@@ -247,7 +262,7 @@ def test_every_thread_has_the_filter() -> None:
     }
     go.set()
     [thread.join() for thread in threads]
-    print(modes, len(refused), any("8 threads" in line for line in status.details) or status.landlock_abi)
+    print(modes, len(refused), any("8 threads" in line for line in status.details) or not status.landlock_abi)
     """
     assert told(in_python(code)) == "{'2'} 8 True"
 
@@ -505,6 +520,29 @@ except PermissionError:
     )
     done = in_python(code, tmp_path / "file", cwd=REPOSITORY, env={**os.environ, "TMPDIR": "/dev/shm"})
     assert told(done).splitlines() == ["seccomp None None True", "refused"]
+
+
+@needs_seccomp
+def test_without_landlock_the_check_says_as_much_as_the_seal() -> None:
+    """What Landlock would refuse is not covered, also where something arrived (a pipe); nothing else gets out."""
+    code = (
+        OLDER_KERNEL
+        + """
+without("landlock")
+from slmchat.privacy.seal_check import check_seal
+check = check_seal()
+print(check.is_tight, check.status.is_enforced_by_kernel)
+for result in check.results:
+    print(result.name, result.outcome.value, sep="|")
+"""
+    )
+    first, *lines = told(in_python(code)).splitlines()
+    assert first in ("True True", "False False")  # the second: neither Landlock nor Yama guards /proc/PID/mem
+    outcomes = dict(line.split("|") for line in lines)
+    got_out = {name for name, outcome in outcomes.items() if outcome == ProbeOutcome.OUT.value}
+    assert got_out == (set() if first == "True True" else {"proc-mem"})
+    assert {outcomes[name] for name in LANDLOCKED} <= {ProbeOutcome.NOT_PROMISED.value, ProbeOutcome.REFUSED.value}
+    assert outcomes["fifo"] == outcomes["proc-fd"] == ProbeOutcome.NOT_PROMISED.value
 
 
 # Android's filter for apps, made of this kernel: calls that are not on its list end the process with SIGSYS.

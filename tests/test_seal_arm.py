@@ -1,12 +1,14 @@
 """The seal on 64-bit Arm, without one: its filter is decided call by call, as an Arm kernel decides it.
 
-An emulator cannot show this: under qemu-user the system calls are those of the machine below. So the numbers are held
-against the kernel's own table, and what the library is asked for is caught in a libc that only takes notes.
+qemu-user cannot show this: its system calls are those of the machine below. So the numbers are held against the kernel's
+own table, and what the library is asked for is caught in a libc that only takes notes. On an Arm kernel, also that of a
+whole emulated machine, tests/test_seal.py tries the real ones (docs/privacy.md has what was seen).
 """
 
 import ctypes
 import errno
 import os
+import signal
 import struct
 import sys
 from pathlib import Path
@@ -15,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from slmchat.privacy import landlock, seccomp
+from slmchat.privacy import abi_probes, landlock, seal_check, seccomp
+from slmchat.privacy.probe_context import ProbeOutcome
 from slmchat.privacy.steps import NotOffered, Step
 
 TABLE = Path(__file__).parent / "data" / "syscalls_aarch64.txt"
@@ -117,6 +120,49 @@ def test_the_first_step_leaves_a_gpu_driver_its_local_sockets() -> None:
     program = seccomp.program({Step.NETWORK}, "aarch64")
     assert is_allowed(program, "socket", AF_UNIX, SOCK_STREAM) and is_allowed(program, "connect", 3)
     assert not any(is_allowed(program, "socket", family, SOCK_STREAM) for family in (AF_INET, AF_INET6, AF_PACKET))
+
+
+# The check's own 32-bit program: no 64-bit process of Arm makes such calls by itself.
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="files in memory are Linux's")
+@pytest.mark.parametrize(
+    ("end", "outcome"),
+    [
+        (-signal.SIGILL, ProbeOutcome.REFUSED),
+        (0, ProbeOutcome.OUT),
+        (errno.EACCES, ProbeOutcome.REFUSED),
+        (errno.EAFNOSUPPORT, ProbeOutcome.NOT_OFFERED),
+        (-signal.SIGSEGV, ProbeOutcome.OUT),
+        (OSError(errno.ENOEXEC, "Exec format error"), ProbeOutcome.NOT_OFFERED),
+    ],
+    ids=str,
+)
+def test_a_32_bit_program_tells_by_its_end_what_became_of_its_socket(
+    monkeypatch: pytest.MonkeyPatch, end: int | OSError, outcome: ProbeOutcome
+) -> None:
+    import resource
+
+    started: list[bytes] = []
+
+    def run(command: list[str], **_: object) -> SimpleNamespace:
+        started.append(Path(command[0]).read_bytes())
+        if isinstance(end, OSError):
+            raise end
+        return SimpleNamespace(returncode=end)
+
+    _pretend(monkeypatch, "aarch64")
+    monkeypatch.setattr(abi_probes.subprocess, "run", run)
+    probe = next(probe for probe in abi_probes.PROBES if probe.name == "abi32-socket")
+    limit = resource.getrlimit(resource.RLIMIT_CORE)
+    try:
+        assert seal_check._judged(probe, None)[0] is outcome  # type: ignore[arg-type]
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, limit)
+    # linux/elf.h: ELFCLASS32, little-endian, EM_ARM; it is no larger than its headers say
+    (program,) = started
+    assert program[:6] == b"\x7fELF\1\1" and struct.unpack_from("<H", program, 18) == (40,)
+    assert struct.unpack_from("<2I", program, 52 + 16) == (len(program), len(program))
 
 
 # What the kernel is asked for.

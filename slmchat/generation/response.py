@@ -300,7 +300,8 @@ def describe(reason: FinishReason, usage: Usage, timings: Timings) -> str:
     if usage.cached_tokens:
         parts[0] += f" ({usage.cached_tokens:,} cached)"
     if evaluated and timings.prompt_s > 0:
-        parts.append(f"{evaluated / timings.prompt_s:.0f} prompt tok/s")
+        prompt_rate = evaluated / timings.prompt_s
+        parts.append(f"{prompt_rate:.{0 if prompt_rate >= 10 else 1}f} prompt tok/s")
     thought = f" ({usage.thinking_tokens:,} of them thinking)" if usage.thinking_tokens else ""
     parts.append(f"{about}{usage.completion_tokens:,} completion tokens{thought}")
     if usage.drafted_tokens:

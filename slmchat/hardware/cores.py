@@ -5,6 +5,7 @@ Knows: where Linux, macOS, Android and Windows say so. Refuses to know: how many
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from slmchat.hardware.facts import Fact, number_of, text_of
@@ -52,7 +53,9 @@ def _counted_cores() -> int | None:
         import psutil
     except ImportError:  # Android
         return None
-    return psutil.cpu_count(logical=False)
+    with suppress(OSError):  # /proc is not mounted
+        return psutil.cpu_count(logical=False)
+    return None
 
 
 def usable_cpus() -> frozenset[int]:

@@ -6,24 +6,16 @@ Refuses to know: whether there is a seal.
 
 import ctypes
 import errno
-import mmap
 import os
 import socket
 from pathlib import Path
 
-from slmchat.privacy.probe_context import Probe, ProbeContext, Promise, Unavailable, call, call_number, in_fork
+from slmchat.privacy import abi_probes
+from slmchat.privacy.probe_context import Probe, ProbeContext, Promise, Refused, Unavailable, call, in_fork
 
-_X32_BIT = 0x40000000  # asm/unistd.h: __X32_SYSCALL_BIT
-_SOCKET_X86_64 = 41
-_SOCKET_I386, _SOCKETCALL_I386, _SYS_SOCKET = 359, 102, 1  # asm/unistd_32.h, linux/net.h
-_MAP_32BIT = 0x40  # asm/mman.h: below 4 GiB
 _PTRACE_SEIZE = 0x4206  # linux/ptrace.h
 _TIOCSTI = 0x5412  # asm-generic/ioctls.h
 _KEY_SPEC_THREAD_KEYRING = -1  # linux/keyctl.h
-
-# int32_t call32(int32_t eax, int32_t ebx, int32_t ecx, int32_t edx), called as System V wants it (edi, esi, edx, ecx):
-#   push rbx; mov eax, edi; mov ebx, esi; xchg edx, ecx; int 0x80; pop rbx; ret
-_CALL32 = bytes.fromhex("53 89f8 89f3 87d1 cd80 5b c3")
 
 
 def _inherited_stream(context: ProbeContext, name: str) -> str:
@@ -50,44 +42,6 @@ def _io_uring_inherited(context: ProbeContext, _name: str) -> str:
     # int io_uring_enter(unsigned int fd, unsigned int to_submit, unsigned int min_complete, unsigned int flags, ...);
     call("io_uring_enter", context.ring, 0, 0, 0, None, 0)
     return "entered"
-
-
-def _call32(*arguments: int, data: bytes = b"") -> int:
-    """A system call of 32-bit x86 by `int 0x80`. The first argument 0 in `data` stands for its address, below 4 GiB."""
-    if os.uname().machine != "x86_64":
-        raise Unavailable("a 64-bit process of this architecture cannot make 32-bit calls")
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_32BIT
-    try:
-        page = mmap.mmap(-1, mmap.PAGESIZE, flags, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-    except OSError as error:
-        raise Unavailable("memory cannot be made executable here") from error
-    page.write(_CALL32.ljust(64, b"\x90") + data)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
-    function = ctypes.CFUNCTYPE(ctypes.c_int32, *(ctypes.c_uint32,) * 4)(address)
-    given = [address + 64 if value < 0 else value for value in arguments]
-    result = int(function(*given, *(0,) * (4 - len(given))))
-    if result < 0:
-        raise OSError(-result, os.strerror(-result))
-    return result
-
-
-def _abi32_socket(_context: ProbeContext, _name: str) -> str:
-    # int socket(int domain, int type, int protocol);
-    return in_fork(lambda: f"opened {_call32(_SOCKET_I386, socket.AF_INET, socket.SOCK_STREAM, 0)}")
-
-
-def _abi32_socketcall(_context: ProbeContext, _name: str) -> str:
-    # int socketcall(int call, unsigned long *args);
-    numbers = (socket.AF_INET, socket.SOCK_STREAM, 0)
-    data = b"".join(number.to_bytes(4, "little") for number in numbers)
-    return in_fork(lambda: f"opened {_call32(_SOCKETCALL_I386, _SYS_SOCKET, -1, data=data)}")
-
-
-def _x32(_context: ProbeContext, _name: str) -> str:
-    if os.uname().machine != "x86_64":
-        raise Unavailable("only x86-64 has it")
-    os.close(call_number(_X32_BIT | _SOCKET_X86_64, socket.AF_INET, socket.SOCK_STREAM, 0))
-    return "opened"
 
 
 def _ptrace(context: ProbeContext, _name: str) -> str:
@@ -145,7 +99,12 @@ def _typing(context: ProbeContext, _name: str) -> str:
 
     if context.terminal is None:
         raise Unavailable("no terminal")
-    fcntl.ioctl(context.terminal, _TIOCSTI, b"x")
+    try:
+        fcntl.ioctl(context.terminal, _TIOCSTI, b"x")
+    except OSError as error:
+        if error.errno == errno.EIO:  # kernel 6.2 and newer, where dev.tty.legacy_tiocsti is 0: root alone may
+            raise Refused("EIO") from error
+        raise
     return "typed"
 
 
@@ -208,9 +167,7 @@ PROBES = (
     Probe("inherited-datagram", "a UDP socket that was open before", _inherited_datagram),
     Probe("io-uring", "io_uring", _io_uring, is_linux_only=True),
     Probe("io-uring-inherited", "an io_uring that was open before", _io_uring_inherited, is_linux_only=True),
-    Probe("abi32-socket", "the 32-bit ABI: socket by int 0x80", _abi32_socket, is_linux_only=True),
-    Probe("abi32-socketcall", "the 32-bit ABI: socketcall by int 0x80", _abi32_socketcall, is_linux_only=True),
-    Probe("x32", "the x32 ABI", _x32, is_linux_only=True),
+    *abi_probes.PROBES,
     Probe("ptrace", "tracing another process", _ptrace, is_linux_only=True),
     Probe("process-vm", "writing into another process (process_vm_writev)", _process_vm, is_linux_only=True),
     Probe("proc-mem", "writing into another process (/proc/PID/mem)", _proc_mem, is_linux_only=True),

@@ -1,6 +1,7 @@
 """Landlock: which files the sealed process may write, and TCP denied a second time.
 
-Knows: the versions (ABI 1 to 7) of Landlock and what each can refuse.
+Knows: the versions of Landlock and what each can refuse. Of versions 8 to 10 slm uses nothing: local sockets by path
+and UDP, which they can refuse, are seccomp's already.
 Refuses to know: which places those are (linux.py), sockets in general (seccomp.py).
 
 Reading and executing stay free: models lie anywhere. Landlock holds for the thread that calls it, and for the threads

@@ -140,7 +140,13 @@ def _perf(_context: ProbeContext, _name: str) -> str:
 
 
 def _userfaultfd(_context: ProbeContext, _name: str) -> str:
-    os.close(call("userfaultfd", _UFFD_USER_MODE_ONLY))
+    try:
+        descriptor = call("userfaultfd", _UFFD_USER_MODE_ONLY)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        descriptor = call("userfaultfd", 0)  # kernels before 5.11 do not know the flag
+    os.close(descriptor)
     return "opened"
 
 

@@ -199,7 +199,7 @@ def refuse_if(is_required: bool, reasons: Sequence[str]) -> None:
         why = "; ".join(reasons) or f"there is none for {sys.platform}"
         raise SlmError(
             f"the seal is required (--offline) and cannot be enforced here: {why}.",
-            hint="without --offline slm goes on behind a guard inside Python; slm privacy says what that is worth",
+            hint="without --offline slm goes on behind what there is; slm privacy says what that is worth",
             exit_code=ExitCode.UNSEALED,
         )
 

@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +104,13 @@ def _answers(server: ProbeServer) -> list[dict[str, Any]]:
 
 
 def _witnessed(result: ProbeResult, server: ProbeServer) -> ProbeResult:
-    """The child's word, overruled when something has arrived all the same."""
+    """The child's word, overruled when something has arrived that the child took for refused."""
     if not server.has_heard(result.name):
         return result
-    how = result.how if result.outcome is ProbeOutcome.OUT else f"it arrived, although the child saw {result.how}"
-    return ProbeResult(result.name, result.title, ProbeOutcome.OUT, how, is_witnessed=True)
+    if result.outcome in (ProbeOutcome.OUT, ProbeOutcome.NOT_PROMISED):
+        return replace(result, is_witnessed=True)
+    how = f"it arrived, although the child saw {result.how}"
+    return replace(result, outcome=ProbeOutcome.OUT, how=how, is_witnessed=True)
 
 
 def _result(answer: dict[str, Any]) -> ProbeResult:
