@@ -122,6 +122,15 @@ def test_a_ctrl_c_behind_an_error_leaves_nobody_out(
     assert "The title is now: still here" in said(room)
 
 
+@pytest.mark.parametrize("command", ["/retry", "/continue"])
+def test_what_is_cancelled_before_it_begins_is_told(chat: Open, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    room = chat()
+    room._handle("a question")
+    monkeypatch.setattr(room.session, "_follow", lambda *_, **__: None)
+    assert "(cancelled; nothing has changed)" in answer_of(room, command)
+    assert [node.message.text for node in room.session.conversation.path()] == ["a question", "an answer"]
+
+
 def test_a_line_that_is_entered_stays_where_ctrl_c_ends_the_rest(chat: Open, typist: Typist) -> None:
     """While the model stops to make a title, a Ctrl-C must not take the message along."""
     ended = threading.Event()
