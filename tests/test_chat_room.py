@@ -131,6 +131,19 @@ def test_what_is_cancelled_before_it_begins_is_told(chat: Open, monkeypatch: pyt
     assert [node.message.text for node in room.session.conversation.path()] == ["a question", "an answer"]
 
 
+def test_an_answer_goes_on_behind_what_is_there(chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    room, behind = chat(), list[str]()
+    handler = room.answers.handler
+    monkeypatch.setattr(room.answers, "handler", lambda text="": (behind.append(text), handler(text))[1])
+    room._handle("a question")
+    room._handle("/continue")
+    assert behind == ["", "an answer"]
+    room.session.opened.loading.engine().replies[:] = [()]  # type: ignore[attr-defined]
+    told = answer_of(room, "/continue")
+    assert "(nothing more came: the model ended the answer here)" in told
+    assert "empty" not in told
+
+
 def test_a_line_that_is_entered_stays_where_ctrl_c_ends_the_rest(chat: Open, typist: Typist) -> None:
     """While the model stops to make a title, a Ctrl-C must not take the message along."""
     ended = threading.Event()
