@@ -316,6 +316,13 @@ def test_a_setting_may_be_written_as_elsewhere(chat: Open, typed: str) -> None:
     assert answer_of(room, "/set temp") == told
 
 
+@pytest.mark.parametrize(
+    ("typed", "told"), [("seed 4294967294", "seed is now 4294967294"), ("temp 0.70", "temperature is now 0.7")]
+)
+def test_a_setting_is_told_in_all_its_digits(chat: Open, typed: str, told: str) -> None:
+    assert answer_of(chat(), f"/set {typed}") == f"{told}.\n"
+
+
 def test_what_is_set_elsewhere_is_named(chat: Open) -> None:
     assert answer_of(chat(), "/set system Be kind.") == "slm: there is no setting 'system'.\nhint: /system TEXT\n"
 
