@@ -473,6 +473,23 @@ def test_the_oldest_of_many_conversations_is_found(chat: Open, monkeypatch: pyte
     assert [title for title, _ in saved.complete_session(room, "question 0")] == ["question 0"]
 
 
+def test_a_search_that_finds_more_than_it_shows_says_so(chat: Open) -> None:
+    room = chat()
+    for number in range(6):
+        room.session.conversation = Conversation(None, room.recorder)
+        for _ in range(3):
+            room.session.conversation.add(Message(Role.USER, f"a kite, {number}"))
+        if number == 2:
+            assert room.recorder is not None
+            room.recorder.flush()
+            assert "12 found." in answer_of(room, "/search kite")
+    assert room.recorder is not None
+    room.recorder.flush()
+    told = answer_of(room, "/search kite")
+    assert "These are the first 15 places; one more word finds fewer." in told
+    assert "found." not in told
+
+
 def test_one_is_not_several(chat: Open) -> None:
     room = chat()
     room._handle("hi")
