@@ -1,5 +1,7 @@
 """What a chat does with a line, in this process: the loop, files, settings, what is said of what is kept."""
 
+import errno
+import io
 import os
 import signal
 import sys
@@ -17,7 +19,7 @@ from chat_rooms import chat_room, said
 from fake_engine import FakeEngine
 
 from slmchat.catalog.library import Library
-from slmchat.commands.repl import models, saved
+from slmchat.commands.repl import files, models, saved
 from slmchat.commands.repl.app import ChatApp, MessageHooks
 from slmchat.commands.repl.documents import HOOKS
 from slmchat.conversation.exchange import Times
@@ -206,6 +208,27 @@ def test_what_names_no_file_is_not_saved_beside_the_exports(chat: Open, name: st
     if name != '""':  # the title names it
         assert "is not the name of a file" in answer_of(room, f"/export {name}")
     assert sorted(room.exports.parent.rglob("*")) == before
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = chat()
+    room._handle("hi")
+
+    class Full(io.StringIO):
+        def __init__(self, descriptor: int, *_: object, **__: object) -> None:
+            super().__init__()
+            os.write(descriptor, b"part")
+            os.close(descriptor)
+
+        def write(self, _text: str) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "open", Full, raising=False)
+    for command in ("/export talk.md", "/save talk.md"):
+        told = answer_of(room, command)
+        assert "the disk is full" in told
+        assert "hint: free some space" in told
+    assert list(room.exports.iterdir()) == []
 
 
 def test_all_that_goes_along_is_counted(chat: Open, tmp_path: Path) -> None:
