@@ -182,6 +182,10 @@ def test_a_tilde_that_is_nobodys_home_names_no_file(chat: Open, command: str) ->
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
+def test_a_null_character_in_a_pattern_names_no_file(chat: Open) -> None:
+    assert "cannot be read: embedded null byte" in answer_of(chat(), "/file a\0b/*.txt")
+
+
 def test_a_pipe_in_a_directory_is_left_out(chat: Open, tmp_path: Path) -> None:
     folder = tmp_path / "notes"
     folder.mkdir()

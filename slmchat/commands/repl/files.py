@@ -94,7 +94,7 @@ def read_pictures(arguments: str) -> list[Picture]:
 
 def _matching(word: str) -> list[Path]:
     name = str(user_path(word))
-    if os.path.exists(name) or not glob.has_magic(name):
+    if "\0" in name or os.path.exists(name) or not glob.has_magic(name):  # glob fails on a null character
         return [Path(name)]
     found = sorted(Path(path) for path in glob.glob(name, recursive=True) if os.path.isfile(path))
     if not found:
