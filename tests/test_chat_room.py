@@ -1,5 +1,7 @@
 """What a chat does with a line, in this process: the loop, files, settings, what is said of what is kept."""
 
+import errno
+import io
 import os
 import signal
 import sys
@@ -17,7 +19,7 @@ from chat_rooms import chat_room, said
 from fake_engine import FakeEngine
 
 from slmchat.catalog.library import Library
-from slmchat.commands.repl import models, saved
+from slmchat.commands.repl import files, models, saved
 from slmchat.commands.repl.app import ChatApp, MessageHooks
 from slmchat.commands.repl.documents import HOOKS
 from slmchat.conversation.exchange import Times
@@ -122,6 +124,28 @@ def test_a_ctrl_c_behind_an_error_leaves_nobody_out(
     assert "The title is now: still here" in said(room)
 
 
+@pytest.mark.parametrize("command", ["/retry", "/continue"])
+def test_what_is_cancelled_before_it_begins_is_told(chat: Open, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    room = chat()
+    room._handle("a question")
+    monkeypatch.setattr(room.session, "_follow", lambda *_, **__: None)
+    assert "(cancelled; nothing has changed)" in answer_of(room, command)
+    assert [node.message.text for node in room.session.conversation.path()] == ["a question", "an answer"]
+
+
+def test_an_answer_goes_on_behind_what_is_there(chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    room, behind = chat(), list[str]()
+    handler = room.answers.handler
+    monkeypatch.setattr(room.answers, "handler", lambda text="": (behind.append(text), handler(text))[1])
+    room._handle("a question")
+    room._handle("/continue")
+    assert behind == ["", "an answer"]
+    room.session.opened.loading.engine().replies[:] = [()]  # type: ignore[attr-defined]
+    told = answer_of(room, "/continue")
+    assert "(nothing more came: the model ended the answer here)" in told
+    assert "empty" not in told
+
+
 def test_a_line_that_is_entered_stays_where_ctrl_c_ends_the_rest(chat: Open, typist: Typist) -> None:
     """While the model stops to make a title, a Ctrl-C must not take the message along."""
     ended = threading.Event()
@@ -158,6 +182,10 @@ def test_a_tilde_that_is_nobodys_home_names_no_file(chat: Open, command: str) ->
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
+def test_a_null_character_in_a_pattern_names_no_file(chat: Open) -> None:
+    assert "cannot be read: embedded null byte" in answer_of(chat(), "/file a\0b/*.txt")
+
+
 def test_a_pipe_in_a_directory_is_left_out(chat: Open, tmp_path: Path) -> None:
     folder = tmp_path / "notes"
     folder.mkdir()
@@ -184,6 +212,27 @@ def test_what_names_no_file_is_not_saved_beside_the_exports(chat: Open, name: st
     if name != '""':  # the title names it
         assert "is not the name of a file" in answer_of(room, f"/export {name}")
     assert sorted(room.exports.parent.rglob("*")) == before
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = chat()
+    room._handle("hi")
+
+    class Full(io.StringIO):
+        def __init__(self, descriptor: int, *_: object, **__: object) -> None:
+            super().__init__()
+            os.write(descriptor, b"part")
+            os.close(descriptor)
+
+        def write(self, _text: str) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "open", Full, raising=False)
+    for command in ("/export talk.md", "/save talk.md"):
+        told = answer_of(room, command)
+        assert "the disk is full" in told
+        assert "hint: free some space" in told
+    assert list(room.exports.iterdir()) == []
 
 
 def test_all_that_goes_along_is_counted(chat: Open, tmp_path: Path) -> None:
@@ -292,6 +341,13 @@ def test_a_setting_may_be_written_as_elsewhere(chat: Open, typed: str) -> None:
     assert answer_of(room, f"/set {typed}") == "temperature is now 0.5.\n"
     told = "temperature     0.5\n/set temperature VALUE changes it, /set temperature none resets it.\n"
     assert answer_of(room, "/set temp") == told
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"), [("seed 4294967294", "seed is now 4294967294"), ("temp 0.70", "temperature is now 0.7")]
+)
+def test_a_setting_is_told_in_all_its_digits(chat: Open, typed: str, told: str) -> None:
+    assert answer_of(chat(), f"/set {typed}") == f"{told}.\n"
 
 
 def test_what_is_set_elsewhere_is_named(chat: Open) -> None:
@@ -442,6 +498,23 @@ def test_the_oldest_of_many_conversations_is_found(chat: Open, monkeypatch: pyte
     assert len(asked) == 600
     assert asked[-1] == "question 0"
     assert [title for title, _ in saved.complete_session(room, "question 0")] == ["question 0"]
+
+
+def test_a_search_that_finds_more_than_it_shows_says_so(chat: Open) -> None:
+    room = chat()
+    for number in range(6):
+        room.session.conversation = Conversation(None, room.recorder)
+        for _ in range(3):
+            room.session.conversation.add(Message(Role.USER, f"a kite, {number}"))
+        if number == 2:
+            assert room.recorder is not None
+            room.recorder.flush()
+            assert "12 found." in answer_of(room, "/search kite")
+    assert room.recorder is not None
+    room.recorder.flush()
+    told = answer_of(room, "/search kite")
+    assert "These are the first 15 places; one more word finds fewer." in told
+    assert "found." not in told
 
 
 def test_one_is_not_several(chat: Open) -> None:

@@ -196,6 +196,18 @@ class TestRealWeights:
         whole = "".join(part.text for part in prompt.parts)
         assert smol.vocabulary.tokenize(prompt) == smol.vocabulary.tokenize(Prompt((Part(whole, is_template=True),)))
 
+    @pytest.mark.parametrize("text", ["a\u0020b", "Grüße, 東京 🙂", " an answer\n"])
+    def test_tokens_of_an_earlier_answer_count_where_they_are_its_text(
+        self, smol: llama.LlamaEngine, text: str
+    ) -> None:
+        """The file of a model may be another one of the same name by now, with other ids or with fewer."""
+        tokenize = smol.vocabulary.tokenize
+        said = tuple(token for letter in text for token in tokenize(_plain(letter)))  # as no tokenizer would have it
+        assert tokenize(Prompt((Part(text, tokens=said),))) == list(said)
+        assert tokenize(Prompt((Part(text.strip(), tokens=said),))) == list(said)
+        for others in (said[::-1], (*said, *said), (smol.vocabulary.n_tokens,)):
+            assert tokenize(Prompt((Part(text, tokens=others),))) == tokenize(_plain(text))
+
     def test_one_beginning_of_sequence_token(self, gemma: llama.LlamaEngine) -> None:
         bos = gemma.vocabulary.tokenize(_plain("hi"))[0]
         assert gemma.info.bos_text == "<bos>"

@@ -230,6 +230,41 @@ class TestLines:
         terminal.send(ENTER)
         terminal.see("GOT 'one\\ntwo\\nthree'")
 
+    def test_enter_with_shift_or_ctrl_makes_a_new_line(self, start: Callable[..., Terminal]) -> None:
+        terminal = start()
+        terminal.send("one\x1b[13;2utwo\x1b[27;2;13~three\x1b[27;5;13~four")
+        terminal.see("> one\n  two\n  three\n  four")
+        terminal.send(ENTER)
+        terminal.see("GOT 'one\\ntwo\\nthree\\nfour'")
+
+    def test_what_no_key_sends_is_not_typed(self, start: Callable[..., Terminal], tmp_path: Path) -> None:
+        """The focus of the window, a late answer to another program, an unknown key: never text, never Esc."""
+        unasked = ["\x1b[I", "\x1b]11;rgb:0000/1111/2222\x07", "\x1b[?62;22c", "\x1bP1$r0m\x1b\\", "\x1b[99~"]
+        control = tmp_path / "control"
+        os.mkfifo(control)
+        terminal = start(control=control)
+        terminal.send("".join(f"{number}{report}" for number, report in enumerate(unasked)) + ".")
+        terminal.see("> 01234.")
+        terminal.send(ENTER)
+        terminal.see("GOT '01234.'")
+        terminal.see_prompt()
+        terminal.send("answer!" + ENTER)
+        terminal.see("ANSWERING")
+        terminal.send("typed" + unasked[1] + " ahead" + unasked[0])
+        with control.open("w") as out:
+            out.write("answered=yes\n")
+        terminal.see("> typed ahead")
+        terminal.send("." + ENTER)
+        terminal.see("GOT 'typed ahead.'")
+
+    def test_ctrl_space_takes_nothing_away(self, start: Callable[..., Terminal]) -> None:
+        """prompt_toolkit sets the mark of Emacs, and takes no text while it is set."""
+        terminal = start()
+        terminal.send("hello\0 world\0!")
+        terminal.see("> hello world!")
+        terminal.send(ENTER)
+        terminal.see("GOT 'hello world!'")
+
     def test_a_block_goes_on_until_its_closing_marks(self, start: Callable[..., Terminal]) -> None:
         terminal = start()
         terminal.send('"""/etc is')

@@ -790,6 +790,13 @@ class TestNotebook:
         assert refused(read, "a.ipynb", content) == reason
 
 
+class _Waiting(io.FileIO):
+    """A file without anything to read yet."""
+
+    def read(self, _size: int | None = -1) -> None:  # type: ignore[override]
+        return None
+
+
 class TestFiles:
     def test_a_file_that_changes_while_it_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "a.log"
@@ -810,6 +817,15 @@ class TestFiles:
         os.mkfifo(tmp_path / "a.txt")
         with pytest.raises(Unreadable, match="is not a regular file"):
             content_of(tmp_path / "a.txt")
+
+    def test_a_file_of_the_kernel_that_would_be_waited_for_is_empty(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As /proc/kmsg: a regular file, from which nothing can be read yet."""
+        path = tmp_path / "a.txt"
+        path.touch()
+        monkeypatch.setattr(os, "fdopen", lambda descriptor, _mode: _Waiting(descriptor))
+        assert content_of(path).data == b""
 
     def test_what_is_gone_or_too_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(Unreadable, match="cannot be read"):

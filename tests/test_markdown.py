@@ -509,6 +509,24 @@ def _cells(pieces: list[tuple[str, int]]) -> list[tuple[str, int]]:
     return [(char, style) for text, style in pieces for char in text if not char.isspace()]
 
 
+@pytest.mark.parametrize(
+    ("begun", "rest", "shown"),
+    [
+        ("Here:\n```python\nx = 1\ny", "# not a heading\n__all__ = [1*2*3]\n```\n**Done**", "# not a heading\n__all__ = [1*2*3]\n\nDone"),
+        ("1. So:\n    ```\n    a", "    *b*\n    ```\nEnd", "*b*\n\nEnd"),
+        ("```\nx\n```", "\n**bold**", "bold"),
+        ("Some **bo", "ld** text", "ld** text"),
+    ],
+)  # fmt: skip
+def test_code_that_was_cut_goes_on_as_code(begun: str, rest: str, shown: str) -> None:
+    written: list[str] = []
+    stream = MarkdownStream(written.append, width=lambda: 60)
+    stream.goes_on_behind(begun)
+    stream.feed(rest)
+    stream.close()
+    assert "\n".join(lines_of(screen_of("".join(written)))) == shown
+
+
 def test_code_colours_on_the_screen() -> None:
     screen = screen_of(render(f"```python\n{PYTHON}```"))
     assert "classdefreturn" in styled(screen, fg="magenta").replace("@dataclass", "").replace(" ", "")

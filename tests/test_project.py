@@ -25,6 +25,7 @@ DOORS = {
         "terminal/input_history.py",
         "terminal/pastes.py",
         "terminal/picker.py",
+        "terminal/key_input.py",
         "terminal/line_keys.py",
         "terminal/prompt_session.py",
     },

@@ -177,6 +177,21 @@ def test_search(settings: Settings, talk: Conversation) -> None:
         sessions.search([" "], settings, told.console)
 
 
+def test_a_search_that_finds_more_than_it_shows_says_so(settings: Settings, recorder: ArchiveRecorder) -> None:
+    told = world()
+    for number in range(26):  # each is found by its title and by its message
+        talk = Conversation(None, recorder)
+        talk.add(Message(Role.USER, f"about kites, {number}"))
+        if number == 24:
+            recorder.flush()
+            sessions.search(["about"], settings, told.console)
+            assert "first" not in told.err()
+    recorder.flush()
+    sessions.search(["about"], settings, told.console, is_json=True)
+    assert told.err() == "these are the first 50 places; one more word finds fewer.\n"
+    assert len(json.loads(told.out()[told.out().index("[") :])) == 50
+
+
 def test_search_without_fts5_says_so(settings: Settings, talk: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("slmchat.database.Database.has_fts5", lambda self: False)
     told = world()

@@ -42,7 +42,7 @@ class Heard:
     overflows: list[Overflow] = field(default_factory=list)
     unsaved: set[str] = field(default_factory=set)
 
-    def handler(self) -> "Heard":
+    def handler(self, _behind: str = "") -> "Heard":
         return self
 
     def logprob(self, logprob: float) -> None:

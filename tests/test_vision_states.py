@@ -28,7 +28,7 @@ def test_a_state_with_images_comes_back_from_the_disk(seeing: Path, tmp_path: Pa
     before = encodings()
     engine = loaded(seeing / kind)
     session = engine.open_session(settings)
-    goes_on = Prompt((*question, Part("said", tokens=tuple(first)), Part(" and then" + LONG)))
+    goes_on = Prompt((*question, Part("", tokens=tuple(first)), Part(" and then" + LONG)))
     tokens, finish, _ = answer(session, goes_on)
     assert finish.usage.cached_tokens >= engine.count(Prompt(question)) + len(first) - 2
     assert encodings() == before  # nothing of the image was needed in this process

@@ -189,7 +189,7 @@ class _Delegate:
         self._handler = handler
         self._is_summing_up = False
 
-    def handler(self) -> StreamHandler:
+    def handler(self, _behind: str = "") -> StreamHandler:
         """The summary comes before the answer and is no part of it."""
         is_summary, self._is_summing_up = self._is_summing_up, False
         return NullHandler() if is_summary else self._handler

@@ -32,6 +32,7 @@ from slmchat.text_files import text_of
 from slmchat.wording import counted
 
 _MOST_BYTES = 4 * MOST_CHARACTERS  # of an export that is read
+_MOST_HITS = 50  # of a search
 
 
 def _archive(settings: Settings) -> closing[Archive]:
@@ -148,14 +149,22 @@ def search(words: Sequence[str], settings: Settings, console: Console, *, is_jso
     if not query.strip():
         raise usage_error("search for what?", "slm sessions search WORDS")
     with _archive(settings) as archive:
-        hits = archive.search(query, may_write=not settings.is_private)
+        found = archive.search(query, _MOST_HITS + 1, may_write=not settings.is_private)
         if not archive.has_index():
             console.warn("this Python's SQLite has no full-text index (FTS5); every message was read instead.")
+    hits = found[:_MOST_HITS]
     if is_json:
         console.print_json([_hit_as_json(hit) for hit in hits])
-        return ExitCode.DONE
-    if not hits:
+    elif hits:
+        _print_hits(hits, console)
+    else:
         console.note(f"nothing is saved with {query}.")
+    if len(found) > len(hits):
+        console.note(f"these are the first {_MOST_HITS} places; one more word finds fewer.")
+    return ExitCode.DONE
+
+
+def _print_hits(hits: Sequence[Hit], console: Console) -> None:
     previous = ""
     for hit in hits:
         if hit.session != previous:
@@ -169,7 +178,6 @@ def search(words: Sequence[str], settings: Settings, console: Console, *, is_jso
             console.write(f"    {hit.role}: ")
             _print_highlighted(hit.parts, console)
             console.write("\n")
-    return ExitCode.DONE
 
 
 def _hit_as_json(hit: Hit) -> dict[str, Any]:

@@ -44,8 +44,9 @@ class Part:
     """A piece of a prompt. Only `is_template` text may spell control tokens (`<|im_end|>`); all else is plain text.
 
     `tokens`: the ids this text was generated as, when it is an earlier completion of the same model. They are used
-    as they are, because a text tokenized again need not give the tokens it was sampled as, and then the KV cache of
-    the whole rest of the conversation would be lost. Ids without text are control tokens (`InfillTokens`).
+    as they are where they spell the text, because a text tokenized again need not give the tokens it was sampled as,
+    and then the KV cache of the whole rest of the conversation would be lost. Ids without text are control tokens
+    (`InfillTokens`).
     `image`: an image that stands here; such a part has no text. Nothing that a text spells ever becomes an image.
     """
 

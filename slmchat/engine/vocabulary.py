@@ -31,6 +31,10 @@ _PIECE_BYTES = 64
 # Characters of a prompt from which on it is worth a look how many tokens they are at least: 0.6 s of tokenizing.
 _LONG = 1024 * 1024
 
+# Texts of earlier completions that are kept: each turn of a conversation looks at all of them, more than once.
+_MOST_SAID = 256
+_NO_CHARACTER = "\ufffd"  # what stands for bytes that are no character
+
 # What markers of turns look like: <start_of_turn>, [INST], <|user|>; not the "\n\n" and "<h1>" of other tokens.
 _MARKER = re.compile(r"^[<\[].*[A-Za-z].*[>\]]$")
 
@@ -89,6 +93,7 @@ class Vocabulary:
         self.infill = self._find_infill(is_suffix_first=tokenizer in _SUFFIX_FIRST)
         self._ends = self._find_ends()
         self._guarded = self._find_guarded(model)
+        self._said = functools.lru_cache(_MOST_SAID)(self._said_by)
         self._guard = re.compile("|".join(map(re.escape, self._guarded))) if self._guarded else None
 
     def text_of(self, token: int) -> str:
@@ -201,7 +206,7 @@ class Vocabulary:
         for part in prompt.parts:
             if part.image is not None:
                 layout.items.append(_Run(tokens=self._image_tokens(part.image)))
-            elif part.tokens:
+            elif part.tokens and self._is_said_by(part.tokens, part.text):
                 layout.items.append(_Run(tokens=part.tokens))
             elif part.is_template:
                 self._lay_out_template(layout, part.text)
@@ -209,6 +214,18 @@ class Vocabulary:
                 layout.add_text(part.text)
         self._strip_around_controls(layout)
         return layout
+
+    def _is_said_by(self, tokens: tuple[int, ...], text: str) -> bool:
+        """Whether these ids, which were kept with a text, are that text here as well: the file of a model may be
+        another one of the same name by now. White space around it does not count, nor what is no whole character."""
+        return not text or self._said(tokens) == text.replace(_NO_CHARACTER, "").strip()
+
+    def _said_by(self, tokens: tuple[int, ...]) -> str | None:
+        """The text of these ids without the white space around it; None where this vocabulary has not all of them."""
+        if max(tokens) >= self.n_tokens:
+            return None
+        text = b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
+        return text.replace(_NO_CHARACTER, "").strip()
 
     def _image_tokens(self, image: Image) -> tuple[int, ...]:
         if self.vision is None:

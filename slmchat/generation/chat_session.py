@@ -57,8 +57,8 @@ class Overflow:
 class ChatDelegate(Protocol):
     """The door around a chat session: what shows an answer, and what asks the user."""
 
-    def handler(self) -> StreamHandler:
-        """What gets the events of one generation."""
+    def handler(self, behind: str = "") -> StreamHandler:
+        """What gets the events of one generation. `behind`: the text of the answer that goes on."""
         ...
 
     def on_overflow(self, overflow: Overflow) -> str:
@@ -173,7 +173,7 @@ class ChatSession(ChatModel):
         with self._delegate.cancellable(self.ready()):
             answer = consume_stream(
                 events,
-                self._delegate.handler(),
+                self._delegate.handler(growing.begun),
                 sanitizer=None if self.options.raw_output else Sanitizer(show_invisible=False),
                 keeps_space=goes_on or self.options.raw,
                 is_thinking=begins_thought(prompt) and not goes_on,

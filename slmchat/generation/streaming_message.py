@@ -18,6 +18,11 @@ class StreamingMessage:
         self._node = node
         self._before = node.message if node is not None else Message(Role.ASSISTANT, "", tokens=())
 
+    @property
+    def begun(self) -> str:
+        """The text of the answer that goes on, "" for a new one."""
+        return self._before.text
+
     def grow(self, answer: Response) -> None:
         """Called at every chunk; the node is made with the first one."""
         if answer.text or answer.thinking:

@@ -30,11 +30,13 @@ class ChatView:
         screen: AnswerScreen,
         shows_doubt: bool = False,
         is_raw: bool = False,
+        behind: str = "",
     ) -> None:
         """`progress` is told what comes; `screen`: whose line says so meanwhile.
 
         `shows_doubt`: unsure tokens are underlined; the answer is then the plain text, not Markdown.
-        `is_raw`: where it is plain, the user wants the terminal to obey the model.
+        `is_raw`: where it is plain, the user wants the terminal to obey the model. `behind`: what the screen has of
+        this answer already.
         """
         self._console = console
         self._progress = progress
@@ -47,6 +49,8 @@ class ChatView:
         self._ends_line = True
         self._dim = DIM if console.has_color else None
         self._markdown = self._new_markdown()
+        if self._markdown is not None and behind:
+            self._markdown.goes_on_behind(behind)
 
     def prefill(self, event: ReadPrompt) -> None:
         self._progress.reads(event)

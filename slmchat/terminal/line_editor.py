@@ -19,6 +19,7 @@ from slmchat.terminal.completion import complete_path as complete_path
 from slmchat.terminal.early_prompt import PROMPT, EarlyPrompt
 from slmchat.terminal.external_editor import edited, editor_command
 from slmchat.terminal.input_history import InputHistory
+from slmchat.terminal.key_input import without_unasked
 from slmchat.terminal.key_modes import KeyModes
 from slmchat.terminal.key_reader import take_lines
 from slmchat.terminal.markdown_layout import cut_to_width
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 # What /help shows about typing.
 KEYS: Sequence[tuple[str, str]] = (
     ("Enter", "send"),
-    ("Alt-Enter, Ctrl-J", "a new line"),
+    ("Alt-Enter, Ctrl-J", "a new line (Shift-Enter too, where the terminal tells it apart)"),
     ('"""', 'at the start: Enter makes new lines until a line ends in """'),
     ("Tab", "complete a command, its argument, a path; Enter takes the choice, Esc closes the menu"),
     ("Up, Down", "earlier messages that begin with what is typed; Page Up and Page Down skip long ones"),
@@ -206,7 +207,7 @@ class LineEditor:
         parser.feed(keys + ("\r" if is_entered else ""))
         parser.flush()
         assert self._session is not None
-        store_typeahead(self._session.app.input, pressed)
+        store_typeahead(self._session.app.input, without_unasked(pressed))
 
     def _typed(self, text: str) -> str:
         """The text with folded pastes in full, written so that typing it again would give the same message."""

@@ -1,7 +1,8 @@
 """What the keys of the line editor do: Enter and new lines, the menu of completions, pastes, $EDITOR, Ctrl-C.
 
-Knows: prompt_toolkit's keys; how a paste is told from typing where the terminal marks none.
-Refuses to know: what a line means, what stands around it on the screen (line_editor.py).
+Knows: prompt_toolkit's keys; which Enter belongs to a paste that the terminal does not mark.
+Refuses to know: what a line means, what stands around it on the screen (line_editor.py), what the terminal sends
+(key_input.py).
 """
 
 import select
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from slmchat.terminal.completion import named_path
+from slmchat.terminal.key_input import ignore_mouse
 from slmchat.terminal.markdown_layout import last_cluster
 from slmchat.terminal.pastes import Pastes, is_fold
 from slmchat.terminal.plain_input import MORE_S, clean, is_waiting
@@ -18,54 +20,10 @@ from slmchat.terminal.slash_commands import CommandTable, is_open_block
 
 if TYPE_CHECKING:
     from prompt_toolkit.buffer import Buffer
-    from prompt_toolkit.input import Input
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
-# So many characters at once are pasted.
-_PASTED_KEYS = 64
 # Between the parts in which one paste is read, in seconds.
 _PASTE_S = 0.05
-
-
-def read_pastes_whole(source: "Input") -> None:
-    """Keys that nobody types so fast come as a paste, where the terminal marks none: one key instead of thousands."""
-    from prompt_toolkit.key_binding import KeyPress
-    from prompt_toolkit.keys import Keys
-
-    read_keys = source.read_keys
-    plain: dict[str, str] = {Keys.ControlM: "\r", Keys.ControlJ: "\n", Keys.ControlI: "\t"}
-
-    def merged() -> list[KeyPress]:
-        keys: list[KeyPress] = []
-        run: list[KeyPress] = []
-        for key in [*read_keys(), None]:
-            if key is not None and key.key is Keys.Vt100MouseEvent:
-                continue  # a colour in what is pasted
-            if key is not None and (key.key in plain or len(key.key) == 1):
-                run.append(key)
-                continue
-            if len(run) >= _PASTED_KEYS:
-                text = "".join(plain.get(each.key, each.key) for each in run)
-                is_sent = text.find("\r") == len(text) - 1 and "\n" not in text  # one line, and Enter behind it
-                pasted = KeyPress(Keys.BracketedPaste, text[:-1] if is_sent else text)
-                run = [pasted, run[-1]] if is_sent else [pasted]
-            keys += run
-            run = []
-            if key is not None:
-                keys.append(key)
-        return keys
-
-    source.read_keys = merged  # type: ignore[method-assign]
-
-
-def ignore_mouse(keys: "KeyBindings") -> None:
-    """What reads as a mouse event is the colour of a pasted text: slm asks no terminal for its mouse.
-
-    prompt_toolkit's own binding counts the numbers in it, and fails.
-    """
-    from prompt_toolkit.keys import Keys
-
-    keys.add(Keys.Vt100MouseEvent)(lambda _event: None)
 
 
 class Burst:
@@ -266,6 +224,10 @@ def text_keys(open_editor: Callable[["Buffer"], Any]) -> "KeyBindings":
         buffer = event.current_buffer
         for _ in range(event.arg):
             buffer.delete_before_cursor(len(last_cluster(buffer.document.text_before_cursor)) or 1)
+
+    @keys.add("c-@", filter=in_message & ~vi_mode)
+    def _mark(_event: "KeyPressEvent") -> None:
+        """Ctrl-Space, which switches input methods, does nothing: behind a mark of Emacs no text could be typed."""
 
     @keys.add("c-g", filter=in_message & ~has_selection)
     @keys.add("c-x", "c-e", filter=in_message & ~has_selection)

@@ -89,6 +89,12 @@ class MarkdownStream:
         self._last_depth = 0
         self._start_line()
 
+    def goes_on_behind(self, text: str) -> None:
+        """Before the first part: this is on the screen, and code that is open in it is not over."""
+        before = MarkdownStream(lambda _shown: None, width=lambda: 80, has_color=self._has_color)
+        before.feed(f"{text}\n")
+        self._code = before._code
+
     def feed(self, text: str) -> None:
         """Part of the answer, as it was said."""
         self._take_safe(self._view.feed(text))

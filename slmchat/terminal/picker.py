@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.sanitize import sanitize
 from slmchat.terminal import interrupts, restore
-from slmchat.terminal.line_keys import ignore_mouse
+from slmchat.terminal.key_input import ignore_mouse
 from slmchat.terminal.markdown_layout import cut_to_width, text_width
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from slmchat.terminal.input_history import InputHistory
+from slmchat.terminal.key_input import know_new_lines, read_pastes_whole
 from slmchat.terminal.line_keys import (
     Burst,
     is_command,
     menu_keys,
     paste_keys,
-    read_pastes_whole,
     sending_keys,
     text_keys,
 )
@@ -48,6 +48,7 @@ def open_session(
     from prompt_toolkit.key_binding import merge_key_bindings
     from prompt_toolkit.styles import Style
 
+    know_new_lines()
     burst = Burst()
     session: PromptSession[str] = PromptSession(
         history=_kept_history(history, typed),

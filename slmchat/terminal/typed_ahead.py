@@ -17,7 +17,7 @@ _PASTE_S = 0.05
 _MOST_TYPED = 64
 
 PASTE_BEGINS, PASTE_ENDS = b"\x1b[200~", b"\x1b[201~"
-_KEY = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.|.)?")
+_KEY = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[]P^_][^\x07\x1b]*(?:\x07|\x1b\\)|O.|.)?")
 
 
 class TypedAhead:

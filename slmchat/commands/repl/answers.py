@@ -50,6 +50,7 @@ class AnswerDisplay:
         self._overflow = options.on_overflow
         self._has_bell = has_bell
         self._progress = AnswerProgress()
+        self._goes_on = False  # what is shown is the rest of an answer
         self.is_saved = is_saved
         self.is_plain = console.is_dumb or not console.has_color
         self.shows_thinking = True
@@ -78,8 +79,9 @@ class AnswerDisplay:
 
     # What is shown
 
-    def handler(self) -> StreamHandler:
+    def handler(self, behind: str = "") -> StreamHandler:
         self._progress = AnswerProgress()
+        self._goes_on = bool(behind)
         if self._console.is_accessible and not self._is_raw:
             return SentenceView(
                 self._console, shows_thinking=self.shows_thinking, progress=self._progress, screen=self._screen
@@ -92,6 +94,7 @@ class AnswerDisplay:
             screen=self._screen,
             shows_doubt=self.shows_doubt,
             is_raw=self._is_raw,
+            behind=behind,
         )
 
     def reading(self) -> StreamHandler:
@@ -113,7 +116,9 @@ class AnswerDisplay:
             FinishReason.INTERRUPTED: "stopped; /continue goes on",
         }
         empty = silence(answer, usage, reason)
-        if empty:
+        if self._goes_on and not answer.text and reason is FinishReason.STOP:
+            self._console.note("(nothing more came: the model ended the answer here)")
+        elif empty:
             self._console.note(f"({empty}; /retry asks again{_THOUGHT_HELP if answer.thinking else ''})")
         elif not answer.text:
             self._console.note("(stopped before the answer; /retry asks again)")

@@ -233,7 +233,7 @@ class ChatApp:
                 self.console.note("(cancelled; your message is back in the line)")
             else:
                 self._hooks.behind(self)
-            self.told(answer)
+                self.told(answer)
 
     def _is_meant(self, word: str) -> bool:
         """Whether a lone `exit` is a message. Most people who type it want to leave."""
@@ -244,7 +244,9 @@ class ChatApp:
         return answer == "s"
 
     def told(self, answer: Response | None) -> None:
-        """Say how an answer ended; the chat rests until the next message."""
+        """Say how an answer ended, None: before it began; the chat rests until the next message."""
+        if answer is None:
+            self.console.note("(cancelled; nothing has changed)")
         if answer is None or answer.finish is None:
             return
         self._sends_typed = answer.finish.reason is not FinishReason.INTERRUPTED

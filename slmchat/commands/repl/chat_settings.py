@@ -60,7 +60,7 @@ def command(chat: ChatApp, arguments: str) -> None:
     else:
         number = None if value.lower() in _NONE else _number(key, value)
         _set_number(chat, key, number)
-        told = f"{key} is now {number:g}" if number is not None else f"{key} is as it was without /set"
+        told = f"{key} is now {number:.10g}" if number is not None else f"{key} is as it was without /set"
     try:
         if is_saved:
             _save(chat, key)

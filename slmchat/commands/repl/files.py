@@ -4,6 +4,7 @@ Knows: globs, directories and quoting in `/file`, what is no text, which format 
 Refuses to know: how the contents are used.
 """
 
+import contextlib
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from slmchat.conversation.messages import Conversation
 from slmchat.conversation.pictures import Picture
 from slmchat.errors import ExitCode, SlmError
 from slmchat.privacy.seal import explain
+from slmchat.private_files import storage_error
 from slmchat.terminal import preview
 from slmchat.terminal.completion import split_words
 from slmchat.terminal.console import Console
@@ -92,7 +94,7 @@ def read_pictures(arguments: str) -> list[Picture]:
 
 def _matching(word: str) -> list[Path]:
     name = str(user_path(word))
-    if os.path.exists(name) or not glob.has_magic(name):
+    if "\0" in name or os.path.exists(name) or not glob.has_magic(name):  # glob fails on a null character
         return [Path(name)]
     found = sorted(Path(path) for path in glob.glob(name, recursive=True) if os.path.isfile(path))
     if not found:
@@ -134,7 +136,9 @@ def write_new(directory: Path, name: str, text: str, later: str = "") -> Path:
             with open(descriptor, "w", encoding="utf-8", errors="replace") as out:
                 out.write(text)
         except OSError as error:
-            raise explain(error, numbered, "free some space" + later) from error
+            with contextlib.suppress(OSError):
+                numbered.unlink()  # part of a text, under the name of the whole
+            raise storage_error(error, numbered) from error
         return numbered
     raise SlmError(f"{file} and {MOST_NUMBERED} more of that name exist.", exit_code=ExitCode.USAGE)
 

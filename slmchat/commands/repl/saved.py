@@ -23,6 +23,7 @@ from slmchat.wording import counted
 _MOST_COPIED = 74_000
 _CLIPBOARD_DOUBT = "some have that switched off"
 _SHOWN_SESSIONS = 15
+_SHOWN_HITS = 15
 
 
 def sessions(chat: ChatApp, arguments: str) -> None:
@@ -107,10 +108,13 @@ def search(chat: ChatApp, arguments: str) -> None:
     """`/search WORDS`."""
     if not arguments:
         raise usage("what shall be searched for?", "/search WORDS")
-    hits = chat.archive.search(arguments, may_write=not chat.is_private)
-    for hit in hits[:_SHOWN_SESSIONS]:
+    hits = chat.archive.search(arguments, _SHOWN_HITS + 1, may_write=not chat.is_private)
+    for hit in hits[:_SHOWN_HITS]:
         chat.console.note(files.hit_line(hit))
-    chat.console.note(f"{len(hits):,} found." if hits else "Nothing found.")
+    if len(hits) > _SHOWN_HITS:
+        chat.console.note(f"These are the first {_SHOWN_HITS} places; one more word finds fewer.")
+    else:
+        chat.console.note(f"{len(hits):,} found." if hits else "Nothing found.")
 
 
 def export(chat: ChatApp, arguments: str) -> None:

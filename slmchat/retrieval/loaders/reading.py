@@ -83,9 +83,9 @@ def content_of(path: Path) -> FileContent:
                 raise Unreadable("is not a regular file")
             if before.st_size > MOST_BYTES:
                 raise Unreadable(TOO_LARGE)
-            first = file.read(FIRST_BYTES)
+            first = file.read(FIRST_BYTES) or b""  # None: a file of the kernel's (/proc) that would be waited for
             kind, refusal = _kind_or_refusal(path, first)
-            data = first + file.read(MOST_BYTES + 1 - len(first))
+            data = first + (file.read(MOST_BYTES + 1 - len(first)) or b"")
             after = os.fstat(descriptor)
     except OSError as error:
         raise Unreadable(f"cannot be read ({error.strerror or error})") from error
