@@ -225,8 +225,6 @@ def test_export_to_stdout(settings: Settings, talk: Conversation) -> None:
     sessions.export(talk.id[:8], settings, told.console, format="json")
     assert json.loads(told.out())["messages"][2]["text"] == "Rayleigh scat\x1b[31mtering"
     assert "\x1b" not in told.out()
-    with pytest.raises(SlmError, match="md or json"):
-        sessions.export(talk.id, settings, told.console, format="pdf")
 
 
 def test_export_to_a_file(settings: Settings, talk: Conversation, tmp_path: Path) -> None:
