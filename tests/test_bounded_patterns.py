@@ -67,6 +67,7 @@ def test_an_expression_with_comments_is_not_read_by_its_text(monkeypatch: pytest
 
 
 @pytest.mark.usefixtures("hurried")
+@pytest.mark.slow
 def test_one_that_has_no_end_ends() -> None:
     with pytest.raises(TooSlow):
         is_whole(re.compile(CATASTROPHE), LETTERS)

@@ -220,6 +220,7 @@ def tiny(tmp_path: Path) -> Path:
     )
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_how_long_an_answer_is_that_is_not_shown() -> None:
     class Tty(io.StringIO):
         def isatty(self) -> bool:

@@ -150,6 +150,7 @@ class TestSearch:
         assert found(index, "green tea", [notes / "boat.txt", notes.parent / "notes2.txt"]) == ["notes2.txt"]
         assert set(found(index, "green tea")) == {"tea.md", "notes2.txt"}
 
+    @pytest.mark.slow
     def test_a_directory_is_searched_as_fast_as_all(self, index: DocumentIndex, add: Add, tmp_path: Path) -> None:
         """Processor time, the best of three; there were times when it was a hundred times as much."""
         for number in range(600):

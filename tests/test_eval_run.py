@@ -294,6 +294,7 @@ class TestKept:
         with pytest.raises(SlmError, match="just as it was begun"):
             bench(resume=True, parallel=3)
 
+    @pytest.mark.slow
     def test_a_sample_of_all_tasks_together_is_gone_on_with_and_a_named_task_is_asked_whole(self, bench: Bench) -> None:
         def answer(prompt: str) -> str:
             if "\nQuestion: In which year was the lighthouse built?" in prompt:

@@ -153,6 +153,7 @@ class TestHtml:
         assert texts(read("a.html", b'<meta charset="iso-8859-1"><p>caf\xe9')) == ["café"]
         assert html_loader.decode(b'<meta charset="zip"><p>x') == '<meta charset="zip"><p>x'
 
+    @pytest.mark.slow
     def test_a_page_that_is_nested_without_end(self, read: Read) -> None:
         assert texts(read("a.html", "<div>" * 100_000 + "deep"))[-1] == "deep"
         assert texts(read("c.html", "<p hidden>secret<b>er</b><p>seen</p>")) == ["seen"]
@@ -236,6 +237,7 @@ class TestPdf:
         }.values(),
         ids=lambda objects: f"{len(objects)} objects",
     )
+    @pytest.mark.slow
     def test_hostile_ones_cost_a_moment(self, read: Read, objects: list[bytes]) -> None:
         if objects[-1] is UNPACKS:
             objects = [*objects[:-1], stream(zlib.compress(b"(x) Tj " * (20 << 20), 1), b"/Filter /FlateDecode")]
@@ -523,6 +525,7 @@ class TestRtf:
             found = texts(read("a.rtf", RTF[:length]))[0].split()
             assert len(found) > 5 and "XX" not in found and found[:5] == whole[:5]
 
+    @pytest.mark.slow
     def test_hostile_ones_cost_a_moment(self, read: Read) -> None:
         assert refused(read, "a.rtf", rb"{\rtf1 " + b"{" * 1_000_000) == "is damaged"
         signs = (
@@ -722,6 +725,7 @@ class TestMail:
     def test_others_are_named(self, read: Read, content: str, reason: str) -> None:
         assert refused(read, "a.eml", content) == reason
 
+    @pytest.mark.slow
     def test_hostile_ones_cost_a_moment(self, read: Read) -> None:
         nested = "".join(f"Content-Type: multipart/mixed; boundary=b{n}\n\n--b{n}\n" for n in range(1_000))
         assert refused(read, "a.eml", f"{MAIL}{nested}\ndeep") == "is damaged"
@@ -844,6 +848,7 @@ class TestChild:
         (tmp_path / "a.html").write_text("<p>text")
         return content_of(tmp_path / "a.html")
 
+    @pytest.mark.slow
     def test_one_that_hangs_is_ended(self, content: reading.FileContent, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reading, "_CHILD", "import time; time.sleep(1000)")
         monkeypatch.setattr(reading, "MOST_WHOLE_S", 0.3)

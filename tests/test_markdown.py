@@ -632,6 +632,7 @@ def test_every_letter_is_shown_in_order(text: str, width: int) -> None:
 
 @settings(max_examples=200)
 @given(st.lists(_ATOMS, max_size=40).map("".join))
+@pytest.mark.slow
 def test_styles_are_reset_at_the_end_of_every_line(text: str) -> None:
     for line in render(text).split("\n"):
         codes = re.findall(r"\x1b\[[0-9;]*m", line)

@@ -437,6 +437,7 @@ def test_silence_after_the_end_is_not_waited_for(server: EndpointServer) -> None
 
 
 @pytest.mark.parametrize(("begins", "words"), [(False, "has not answered for"), (True, "fell silent in the middle")])
+@pytest.mark.slow
 def test_silence_is_given_up(server: EndpointServer, begins: bool, words: str) -> None:
     asked = Asked(server, timeout_s=1.0 if begins else 0.2)  # the beginning comes before that on a busy machine, too
     server.script.append(hold(server, "Hel", begins=begins))

@@ -610,6 +610,7 @@ class TestManyClients:
         assert engine.stream_pool is not None and engine.stream_pool.cancelled
         _until(lambda: server.server.status()["working"] == 0)
 
+    @pytest.mark.slow
     def test_a_reader_that_does_not_read_is_left(
         self, server: Serving, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
