@@ -82,6 +82,12 @@ class Database:
             connection = self._connected(creates=False)
             return connection.execute(sql, parameters).fetchall() if connection else []
 
+    def check(self) -> None:
+        """Let SQLite look through the whole file, if there is one. Raises `SlmError` (damaged) for what it finds."""
+        found = self.rows("PRAGMA quick_check(1)")
+        if found not in ([], [("ok",)]):
+            raise self.damaged(str(found[0][0]))
+
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """One statement that writes; the key of the row it inserted, if it did."""
         with self._lock, self._telling():

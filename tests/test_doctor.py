@@ -17,6 +17,8 @@ from slmchat import settings
 from slmchat.catalog.library import Library, from_path
 from slmchat.catalog.records import Installed
 from slmchat.commands import doctor
+from slmchat.conversation.archive import Archive
+from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.diagnostics import device as device_checks
 from slmchat.diagnostics import examination, storage
 from slmchat.diagnostics.findings import Finding, Level, run_checks
@@ -371,6 +373,23 @@ def test_marks_of_crashes(paths: settings.Paths, tiny: Path) -> None:
     assert mark.exists()  # it is told by the next start of the model, too
     mark.rename(mark.with_name("0123456789abcdef-999999999"))
     assert "not installed" in only(iter(places(paths)), "crashes").what
+
+
+def test_a_damaged_archive_of_conversations(paths: settings.Paths) -> None:
+    assert only(iter(places(paths)), "databases").level is Level.FINE  # there is none
+    archive = Archive(paths.sessions)
+    conversation = Conversation()
+    for n in range(200):
+        conversation.add(Message(Role.USER, f"message {n} " * 20))
+    archive.store(conversation, conversation.nodes())
+    archive.close()
+    assert only(iter(places(paths)), "databases").level is Level.FINE
+    content = paths.sessions.read_bytes()
+    middle = len(content) // 2
+    paths.sessions.write_bytes(content[:middle] + b"\xff" * 8192 + content[middle + 8192 :])
+    found = only(iter(places(paths)), "databases")
+    assert found.level is Level.WRONG and "sessions.db is damaged" in found.what
+    assert "mv " in found.do and "sessions.db.damaged" in found.do
 
 
 def test_states_of_models_that_are_gone(paths: settings.Paths, tiny: Path) -> None:
