@@ -18,6 +18,8 @@ from slmchat.cli import run_cli
         (["run", "-temp", "0", "hi"], "there is no option -t.", "did you mean --temp?"),
         (["run", "--tmp", "0"], "there is no option --tmp.", "did you mean --temp"),
         (["batch", "--no-input", "hi"], "there is no option --no-input.", "it is an option of slm run\n"),
+        (["serve", "-m", "a:1b"], "there is no option -m.", "without -m: slm serve a:1b\n"),
+        (["bench", "--model"], "there is no option --model.", "without --model: slm bench NAME\n"),
         (["rnu"], "no such command 'rnu'.\n", "did you mean slm run?"),
         (["sessions", "shw"], "no such command 'shw'.\n", "did you mean slm sessions show?"),
         (["run", "-n", "-1", "hi"], "-1 is not a whole number from 1 on.", "without -n"),

@@ -60,6 +60,9 @@ def _right_option(error: Any, arguments: Sequence[str], commands: Mapping[str, A
     if is_before_command and takers:
         taker = called if called in takers else "run" if "run" in takers else takers[0]
         return f"{name} goes behind the command: slm {taker} {name} …"
+    if name in ("-m", "--model") and error.ctx is not None and _takes_model(error.ctx.command):
+        model = next(iter(arguments[arguments.index(name) + 1 :]), "NAME") if name in arguments else "NAME"
+        return f"without {name}: {error.ctx.command_path} {model}"
     known = options_of(error.ctx.command) if error.ctx is not None else ()
     given = next((word for word in arguments if word.startswith(name)), name)
     if not given.startswith("--"):  # click reads "-temp" as the letters t, e, m, p
@@ -71,6 +74,13 @@ def _right_option(error: Any, arguments: Sequence[str], commands: Mapping[str, A
         return f"it is an option of slm {', slm '.join(takers)}"
     near = difflib.get_close_matches(name, [each for each in known if each.startswith("--")], n=2, cutoff=0.6)
     return f"did you mean {' or '.join(near)}?" if near else None
+
+
+def _takes_model(command: Any) -> bool:
+    """Whether a model is named without an option there."""
+    return any(
+        "MODEL" in (parameter.metavar or "") for parameter in command.params if not parameter.opts[0].startswith("-")
+    )
 
 
 def options_of(command: Any) -> tuple[str, ...]:

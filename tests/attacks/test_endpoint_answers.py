@@ -185,9 +185,9 @@ def ask(server: EndpointServer, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     monkeypatch.setattr(bounds, "MOST_PIECES", 300)
     monkeypatch.setattr(bounds, "_AFTER_THE_END_S", 0.2)
 
-    def asked(answer: Answer, most: int | None = None) -> tuple[str, Finish, list[str]]:
+    def asked(answer: Answer, most: int | None = None, timeout_s: float = TIMEOUT_S) -> tuple[str, Finish, list[str]]:
         told: list[str] = []
-        endpoint = replace(endpoints.from_url(server.url, "test"), timeout_s=TIMEOUT_S)
+        endpoint = replace(endpoints.from_url(server.url, "test"), timeout_s=timeout_s)
         engine = engine_module.load(endpoint, None, None, route_to(endpoint, {}), told.append)
         session = engine.open_session(SessionSettings(1, 1, 1))
         server.script.clear()
@@ -233,7 +233,7 @@ def test_a_server_that_cannot_stream_is_asked_again_without(
     ):
         server.requests.clear()
         server.usual = whole()
-        text, finish, _ = ask(refusal)
+        text, finish, _ = ask(refusal, timeout_s=60)  # nobody is given up here, on a busy machine either
         assert (text, finish.reason) == ("All.", STOP)
         assert [post.body["stream"] for post in server.posts] == [True, False]
         assert "stream_options" not in server.posts[1].body
