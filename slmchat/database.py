@@ -83,10 +83,16 @@ class Database:
             return connection.execute(sql, parameters).fetchall() if connection else []
 
     def check(self) -> None:
-        """Let SQLite look through the whole file, if there is one. Raises `SlmError` (damaged) for what it finds."""
-        found = self.rows("PRAGMA quick_check(1)")
-        if found not in ([], [("ok",)]):
-            raise self.damaged(str(found[0][0]))
+        """Let SQLite look through the whole file, if there is one, whatever its schema. Raises `SlmError` (damaged)."""
+        import sqlite3
+
+        if not os.path.exists(self.file):
+            return
+        address = f"{self.file.as_uri()}?mode=rw"  # what only reads would leave the files of the log behind
+        with self._telling(), contextlib.closing(sqlite3.connect(address, uri=True, timeout=WAIT_S)) as connection:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise self.damaged(found)
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """One statement that writes; the key of the row it inserted, if it did."""

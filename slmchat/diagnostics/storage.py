@@ -17,8 +17,7 @@ from slmchat.catalog.hub_cache import hub_cache_directories
 from slmchat.catalog.library import Library, last_model
 from slmchat.catalog.records import Installed
 from slmchat.catalog.registry import load_user_names
-from slmchat.conversation import archive_schema
-from slmchat.database import Database
+from slmchat.database import Database, Schema
 from slmchat.diagnostics.findings import Check, Finding, fine, note, wrong
 from slmchat.engine import crash_guard
 from slmchat.engine.crash_guard import Ended
@@ -27,7 +26,6 @@ from slmchat.errors import SlmError
 from slmchat.hardware import free_disk
 from slmchat.hardware.facts import Fact
 from slmchat.lazy_dataclasses import dataclass
-from slmchat.retrieval import index_schema
 from slmchat.settings import Paths
 from slmchat.wording import counted, in_bytes
 
@@ -252,18 +250,15 @@ def _states(places: Places) -> Iterator[Finding]:
 def _databases(places: Places) -> Iterator[Finding]:
     """What was said and read before can be read again."""
     is_whole = True
-    for file, schema, why in (
-        (places.paths.sessions, archive_schema.SCHEMA, "no conversation can be read or saved"),
-        (places.paths.documents, index_schema.SCHEMA, "documents cannot be asked"),
+    for file, why in (
+        (places.paths.sessions, "no conversation can be read or saved"),
+        (places.paths.documents, "documents cannot be asked"),
     ):
-        database = Database(file, schema)
         try:
-            database.check()
+            Database(file, Schema((), frozenset())).check()
         except SlmError as error:
             is_whole = False
             yield wrong(error.message.removesuffix("."), why, error.hint or "")
-        finally:
-            database.close()
     if is_whole:
         yield fine("conversations and documents that are kept can be read")
 
