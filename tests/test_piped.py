@@ -17,6 +17,7 @@ from slmchat.generation import response
 from slmchat.terminal import piped
 from slmchat.terminal.console import Console
 from slmchat.terminal.plain_view import PlainView
+from slmchat.terminal.screen import Screen
 
 
 class _Told(io.StringIO):
@@ -152,3 +153,14 @@ def test_a_full_window_is_told_with_the_option_that_helps(n_ctx: int, n_trained:
 def test_a_slow_device_does_not_read_a_prompt_with_0_tokens_a_second(seconds: float, told: str) -> None:
     timings = Timings(prompt_s=seconds, generation_s=1, ttft_s=seconds)
     assert f", {told} prompt tok/s," in response.describe(FinishReason.STOP, Usage(40, 0, 3), timings)
+
+
+def test_a_line_that_does_not_end_goes_out_in_parts() -> None:
+    """However much the buffer of the stream holds: 128 KiB in Python 3.14."""
+    raw = io.BytesIO()
+    screen = Screen(io.TextIOWrapper(io.BufferedWriter(raw, 1 << 20), encoding="utf-8"))
+    for _ in range(5000):
+        screen.write("word ")
+    assert 15_000 <= len(raw.getvalue()) < 25_000
+    screen.write("\n")
+    assert len(raw.getvalue()) == 25_001

@@ -71,6 +71,10 @@ class WriteGate:
                 self._waiting = action
 
 
+# Of a line that does not end, so many characters wait for its end. The buffer of Python 3.14 holds 128 KiB.
+_MOST_HELD = 8192
+
+
 class Screen:
     """One stream. A pipe or a file gets text as it is: what reads it obeys nothing."""
 
@@ -81,6 +85,7 @@ class Screen:
         self._gate = gate or WriteGate()
         self._is_answer = is_answer
         self._is_lost = False
+        self._held = 0  # characters of a line of a pipe that has not ended
         self._view = Sanitizer(show_invisible=True) if is_tty(stream) else None
 
     @property
@@ -102,7 +107,11 @@ class Screen:
             end = text.rfind("\n") + 1
             self._put(text[:end], is_flushed=end > 0)
             text = text[end:]
-        self._put(text, is_flushed=self._view is not None)
+            self._held = len(text) + (0 if end else self._held)
+        is_flushed = self._view is not None or self._held >= _MOST_HELD
+        self._put(text, is_flushed=is_flushed)
+        if is_flushed:
+            self._held = 0
 
     def end(self) -> None:
         """The text that streamed is over, wherever it stopped: what waits comes out."""
